@@ -1,0 +1,11 @@
+/* libfastvlm: answers about pictures with FastVLM models, on a CPU. This header includes the whole public API. */
+#ifndef FASTVLM_H
+#define FASTVLM_H
+
+#include "fastvlm/engine.h"
+#include "fastvlm/image.h"
+#include "fastvlm/session.h"
+#include "fastvlm/status.h"
+#include "fastvlm/text.h"
+
+#endif

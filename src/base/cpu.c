@@ -1,0 +1,154 @@
+/* Detection of instruction sets, the mask that lowers them, counts of processors and cache sizes. */
+#if !defined(_WIN32) && !defined(__APPLE__)
+#define _GNU_SOURCE 1
+#endif
+#include "base/cpu.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastvlm/engine.h"
+
+#ifdef _WIN32
+#include <windows.h>
+#else
+#include <sched.h>
+#include <unistd.h>
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+#define DETECTED (1u << 31) /* marks the cached word as filled */
+#define ALL_FLAGS 0x7fffffffu
+
+/* Each level allows its own flags; the order is ascending within an architecture. */
+static const struct {
+    const char *name;
+    unsigned allowed;
+} levels[] = {
+    {"none", 0},
+    {"avx2", FVLM_CPU_AVX2},
+    {"avx512", FVLM_CPU_AVX2 | FVLM_CPU_AVX512},
+    {"avx512-vnni", FVLM_CPU_AVX2 | FVLM_CPU_AVX512 | FVLM_CPU_AVX512_VNNI},
+    {"avx512-bf16", FVLM_CPU_AVX2 | FVLM_CPU_AVX512 | FVLM_CPU_AVX512_VNNI | FVLM_CPU_AVX512_BF16},
+    {"neon", FVLM_CPU_NEON},
+    {"dotprod", FVLM_CPU_NEON | FVLM_CPU_DOTPROD},
+    {"i8mm", FVLM_CPU_NEON | FVLM_CPU_DOTPROD | FVLM_CPU_I8MM | FVLM_CPU_ARM_BF16},
+    {"simd128", FVLM_CPU_WASM_SIMD},
+    {"all", ALL_FLAGS},
+};
+enum { LEVELS = sizeof levels / sizeof levels[0] };
+
+static _Atomic unsigned cached_flags;
+
+static unsigned detect(void)
+{
+    unsigned flags = 0;
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+        flags |= FVLM_CPU_AVX2;
+    if (flags && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        flags |= FVLM_CPU_AVX512;
+        if (__builtin_cpu_supports("avx512vnni"))
+            flags |= FVLM_CPU_AVX512_VNNI;
+        if (__builtin_cpu_supports("avx512bf16"))
+            flags |= FVLM_CPU_AVX512_BF16;
+    }
+#elif defined(__aarch64__)
+    flags |= FVLM_CPU_NEON;
+#if defined(__linux__)
+    /* Bits of AT_HWCAP and AT_HWCAP2, Linux Documentation/arch/arm64/elf_hwcaps. */
+    unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+    if (first & 1ul << 20)
+        flags |= FVLM_CPU_DOTPROD;
+    if (second & 1ul << 13)
+        flags |= FVLM_CPU_I8MM;
+    if (second & 1ul << 14)
+        flags |= FVLM_CPU_ARM_BF16;
+#elif defined(__APPLE__)
+    flags |= FVLM_CPU_DOTPROD; /* every Apple silicon */
+#endif
+#elif defined(__wasm_simd128__)
+    flags |= FVLM_CPU_WASM_SIMD;
+#endif
+    return flags;
+}
+
+static int find_level(const char *name)
+{
+    for (int i = 0; i < LEVELS; i++)
+        if (strcmp(levels[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+unsigned fvlm_cpu_flags(void)
+{
+    unsigned flags = atomic_load_explicit(&cached_flags, memory_order_relaxed);
+    if (!(flags & DETECTED)) {
+        const char *mask = getenv("FVLM_CPU_MASK");
+        int level = mask ? find_level(mask) : -1;
+        flags = (detect() & (level >= 0 ? levels[level].allowed : ALL_FLAGS)) | DETECTED;
+        atomic_store_explicit(&cached_flags, flags, memory_order_relaxed);
+    }
+    return flags & ~DETECTED;
+}
+
+fvlm_status fvlm_cpu_set_level(const char *level, fvlm_error *error)
+{
+    int found = find_level(level);
+    if (found < 0)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT,
+                         "unknown instruction set level '%s': use none, avx2, avx512, avx512-vnni, avx512-bf16, neon, "
+                         "dotprod, i8mm, simd128 or all",
+                         level);
+    atomic_store_explicit(&cached_flags, (detect() & levels[found].allowed) | DETECTED, memory_order_relaxed);
+    return FVLM_OK;
+}
+
+fvlm_status fvlm_cpu_mask(const char *level, fvlm_error *error)
+{
+    return fvlm_cpu_set_level(level, error);
+}
+
+const char *fvlm_cpu_level_name(unsigned flags)
+{
+    int best = 0;
+    for (int i = 0; i < LEVELS - 1; i++)
+        if (levels[i].allowed && (flags & levels[i].allowed) == levels[i].allowed)
+            best = i;
+    return levels[best].name;
+}
+
+int fvlm_cpu_count(void)
+{
+#if defined(_WIN32)
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return (int)info.dwNumberOfProcessors;
+#else
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        return CPU_COUNT(&set);
+#endif
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? (int)count : 1;
+#endif
+}
+
+size_t fvlm_cpu_cache_bytes(int level)
+{
+    static const size_t guess[] = {32 << 10, 512 << 10, 8 << 20};
+    long bytes = 0;
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    static const int names[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
+    bytes = sysconf(names[level - 1]);
+#endif
+    return bytes > 0 ? (size_t)bytes : guess[level - 1];
+}

@@ -1,0 +1,47 @@
+/* Files: mapping, reading, writing aside and renaming. The only room that knows POSIX (or Windows) file calls. */
+#ifndef FVLM_BASE_FILE_H
+#define FVLM_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+/* A whole file mapped read-only and shared between processes. */
+typedef struct fvlm_mapping {
+    const uint8_t *data; /* [size]; NULL for an empty file */
+    size_t size;
+} fvlm_mapping;
+
+fvlm_status fvlm_mapping_open(const char *path, fvlm_mapping *mapping, fvlm_error *error);
+void fvlm_mapping_close(fvlm_mapping *mapping);
+/* Tell the system that [offset, offset + bytes) of a mapping will be read soon / is no longer needed in memory. */
+void fvlm_mapping_will_need(const void *data, size_t bytes);
+void fvlm_mapping_release(const void *data, size_t bytes);
+
+/* Read a whole file ("-": standard input) of at most `limit` bytes. *data is NUL-terminated behind its *size bytes;
+ * free with free(). */
+fvlm_status fvlm_file_read(const char *path, size_t limit, char **data, size_t *size, fvlm_error *error);
+
+bool fvlm_file_exists(const char *path); /* a regular file */
+bool fvlm_folder_exists(const char *path);
+
+/* "folder/name", or NULL when out of memory; free with free(). */
+char *fvlm_path_join(const char *folder, const char *name);
+
+/* A file written aside as PATH.part and put in place by commit, so that a reader or a crash never sees half of it. */
+typedef struct fvlm_writer fvlm_writer;
+fvlm_status fvlm_writer_open(const char *path, fvlm_writer **writer, fvlm_error *error);
+fvlm_status fvlm_writer_write(fvlm_writer *writer, const void *data, size_t bytes, fvlm_error *error);
+/* Flush to the disk, rename, free. On failure the old file stays as it was. */
+fvlm_status fvlm_writer_commit(fvlm_writer **writer, fvlm_error *error);
+/* Remove what was written aside, free. NULL is fine. */
+void fvlm_writer_abort(fvlm_writer **writer);
+
+/* Milliseconds of a monotonic clock. */
+double fvlm_clock_ms(void);
+/* Peak resident memory of this process, bytes; 0 where the system does not tell. */
+uint64_t fvlm_peak_memory(void);
+
+#endif

@@ -1,0 +1,41 @@
+/* Scaled dot-product attention, for the vision tower and the decoder, and rotary positions.
+ * The full score matrix is never stored: a block of queries at a time. */
+#ifndef FVLM_KERNELS_ATTENTION_H
+#define FVLM_KERNELS_ATTENTION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+
+/* out[i, h] = sum_j softmax_j(scale q[i, h] . k[j, g]) v[j, g], where g = h / (heads / kv_heads).
+ * Element (i, h, d) of q is at q[i * q_stride + h * head_dim + d]; k, v and out are laid out alike.
+ * causal: query i sees the keys j < keys - queries + i + 1; otherwise all `keys`.
+ * tail (beams; NULL: none): query i sees in addition the rows tail[i * tail_stride + t], t < tail_count, of k and v,
+ * after the `keys` first ones, and causal must be false. */
+typedef struct fvlm_attention {
+    size_t queries, keys;
+    size_t heads, kv_heads, head_dim;
+    float scale;
+    bool causal;
+    const float *q, *k, *v;
+    size_t q_stride, k_stride, v_stride; /* floats between rows */
+    float *out;
+    size_t out_stride;
+    const int32_t *tail;
+    size_t tail_count, tail_stride;
+} fvlm_attention;
+
+/* Workspace that a call needs, in floats, for any attention up to these sizes (0 for short ones is possible). */
+size_t fvlm_attention_workspace(size_t queries, size_t keys, size_t head_dim, int threads);
+/* `workspace` is as large as fvlm_attention_workspace says. */
+void fvlm_attention_forward(fvlm_pool *pool, const fvlm_attention *attention, float *workspace);
+
+/* Rotary positions, half-split as Qwen2: for each row i and head, pairs (d, d + head_dim / 2) of x turn by the angle
+ * positions[i] * base^(-2 d / head_dim). x[rows, stride] in place, heads at the start of a row. The angles come from
+ * `table`, [positions, head_dim] of cos then sin (fvlm_rope_table). */
+void fvlm_rope_table(size_t positions, size_t head_dim, double base, float *table);
+void fvlm_rope(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
+               const float *table);
+
+#endif
