@@ -1,0 +1,45 @@
+# A thin front for meson and ninja. `make demo` and `make check` also install what is missing (tools/packages.txt).
+MESON ?= meson
+NINJA ?= ninja
+BUILD ?= build
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: all packages demo check check-all asan tsan ubsan fuzz bench install format clean
+
+all: $(BUILD)/build.ninja
+	@$(NINJA) -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	@$(MESON) setup $(BUILD) --prefix $(PREFIX)
+
+# The packages that building needs.
+packages:
+	@tools/install_packages.sh build
+
+# A small checkpoint with made-up weights answers about a picture.
+demo: packages
+	@$(MAKE) --no-print-directory all
+	@tools/demo.sh $(BUILD)
+
+check:
+	@tools/check.sh check
+
+# Adds full-size models, sanitizers, arm64 under qemu and short fuzz runs.
+check-all:
+	@tools/check.sh check-all
+
+asan tsan ubsan fuzz:
+	@tools/check.sh $@
+
+bench: all
+	@$(NINJA) -C $(BUILD) bench
+
+install: all
+	@DESTDIR=$(DESTDIR) $(MESON) install -C $(BUILD) --no-rebuild
+
+format:
+	@find bench cli include src tests tools -name '*.[ch]' | xargs clang-format -i
+
+clean:
+	@rm -rf build build-asan build-ubsan build-tsan build-fuzz build-arm64 build-arm64-root

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# The test runs behind the Makefile: tools/check.sh check|check-all|asan|ubsan|tsan|fuzz|arm64.
+#
+# Each run configures and builds its own folder (build, build-asan, ...), runs meson's tests there and keeps the log;
+# at the end tools/summary.py adds the logs up. A failing run does not keep the next ones from running.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+what=${1:?check, check-all, asan, ubsan, tsan, fuzz or arm64}
+python=/usr/bin/python3
+failed=0
+logs=()
+
+# suite NAME BUILD_FOLDER ARGUMENTS...: `meson test` in a folder that is built; its log is kept as testlog-NAME.json.
+suite() {
+    local name=$1 build=$2
+    shift 2
+    local log="$build/meson-logs/testlog-$name.json"
+    rm -f "$log"
+    meson test -C "$build" --no-rebuild --print-errorlogs --logbase "testlog-$name" "$@" || failed=1
+    if [ -s "$log" ]; then
+        logs+=("$log")
+    else
+        echo "the tests of $build ($name) did not run" >&2
+        failed=1
+    fi
+}
+
+# compile BUILD_FOLDER SETUP_ARGUMENTS...
+compile() {
+    local build=$1
+    shift
+    if [ ! -f "$build/build.ninja" ]; then
+        rm -rf "$build"
+        meson setup "$build" "$@"
+    fi
+    ninja -C "$build"
+}
+
+# Tests of the suite "full" need full-size models; those of "house" look at the sources and need no second run.
+run_check() {
+    compile build
+    suite check build --no-suite full
+}
+
+run_full() {
+    suite full build --suite full --num-processes 1
+}
+
+run_asan() {
+    compile build-asan -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
+    suite asan build-asan --no-suite full --no-suite house --timeout-multiplier 5
+}
+
+run_ubsan() {
+    compile build-ubsan -Dbuildtype=debugoptimized -Db_sanitize=undefined -Db_lundef=false
+    suite ubsan build-ubsan --no-suite full --no-suite house --timeout-multiplier 5
+}
+
+# What runs on several threads: the pool, the kernels over it, whole answers.
+run_tsan() {
+    compile build-tsan -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
+    suite tsan build-tsan --suite unit --suite kernels --suite golden --no-suite full --timeout-multiplier 10
+}
+
+run_arm64() {
+    tools/arm64_root.sh build-arm64-root
+    compile build-arm64 --cross-file tools/arm64.ini
+    suite arm64 build-arm64 --suite unit --suite kernels --suite golden --suite fuzz --no-suite full --timeout-multiplier 20
+}
+
+# libFuzzer, a short while for each target; `make fuzz SECONDS_EACH=3600` for longer.
+run_fuzz() {
+    CC=clang compile build-fuzz -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true
+    suite fuzz build-fuzz --suite libfuzzer --num-processes 2 --timeout-multiplier 0
+}
+
+case "$what" in
+check)
+    tools/install_packages.sh check
+    run_check
+    ;;
+check-all)
+    tools/install_packages.sh all
+    run_check
+    run_full
+    run_asan
+    run_tsan
+    run_arm64
+    run_fuzz
+    ;;
+asan | ubsan | tsan | fuzz | arm64)
+    tools/install_packages.sh all
+    "run_$what"
+    ;;
+*)
+    echo "unknown run '$what'" >&2
+    exit 2
+    ;;
+esac
+"$python" tools/summary.py "${logs[@]}" || failed=1
+exit "$failed"
