@@ -5,6 +5,7 @@
 #endif
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -200,6 +201,31 @@ bool fvlm_file_exists(const char *path)
 bool fvlm_folder_exists(const char *path)
 {
     return has_mode(path, S_IFDIR);
+}
+
+static bool ends_in(const char *text, const char *suffix)
+{
+    size_t length = strlen(text), tail = strlen(suffix);
+    return length >= tail && strcmp(text + length - tail, suffix) == 0;
+}
+
+fvlm_status fvlm_folder_find(const char *folder, const char *suffix, char **name, fvlm_error *error)
+{
+    *name = NULL;
+    DIR *entries = opendir(folder);
+    if (!entries)
+        return fail_io(error, "open", folder);
+    fvlm_status status = FVLM_OK;
+    for (struct dirent *entry; !status && (entry = readdir(entries));) {
+        if (!ends_in(entry->d_name, suffix) || (*name && strcmp(*name, entry->d_name) <= 0))
+            continue;
+        free(*name);
+        *name = fvlm_strdup(entry->d_name);
+        if (!*name)
+            status = fvlm_fail_memory(error);
+    }
+    closedir(entries);
+    return status;
 }
 
 char *fvlm_path_join(const char *folder, const char *name)

@@ -26,6 +26,9 @@ fvlm_status fvlm_file_read(const char *path, size_t limit, char **data, size_t *
 
 bool fvlm_file_exists(const char *path); /* a regular file */
 bool fvlm_folder_exists(const char *path);
+/* The entry of a folder whose name ends in `suffix`, the first in byte order where there are several; NULL where there
+ * is none. Free *name with free(). */
+fvlm_status fvlm_folder_find(const char *folder, const char *suffix, char **name, fvlm_error *error);
 
 /* "folder/name", or NULL when out of memory; free with free(). */
 char *fvlm_path_join(const char *folder, const char *name);

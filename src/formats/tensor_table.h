@@ -42,6 +42,8 @@ fvlm_status fvlm_tensor_table_add(fvlm_tensor_table *table, const fvlm_tensor *t
                                   fvlm_error *error);
 fvlm_status fvlm_tensor_table_own(fvlm_tensor_table *table, fvlm_mapping *mapping, fvlm_error *error);
 void *fvlm_tensor_table_alloc(fvlm_tensor_table *table, size_t bytes);
+/* Set tensor->bytes from its type and shape; false when the product overflows. */
+bool fvlm_tensor_measure(fvlm_tensor *tensor);
 
 /* The readers: each adds the file's tensors to `table`. A failed call leaves a table that is only good for destroying.
  * mlpackage: `path` is the .mlpackage folder; the tensors get the names of LLaVA checkpoints
@@ -50,6 +52,10 @@ void *fvlm_tensor_table_alloc(fvlm_tensor_table *table, size_t bytes);
 fvlm_status fvlm_safetensors_read(fvlm_tensor_table *table, const char *path, fvlm_error *error);
 fvlm_status fvlm_pickle_read(fvlm_tensor_table *table, const char *path, fvlm_error *error);
 fvlm_status fvlm_mlpackage_read(fvlm_tensor_table *table, const char *path, fvlm_error *error);
+
+/* The same on bytes in memory, which must outlive the table; `path` is for messages. */
+fvlm_status fvlm_safetensors_parse(fvlm_tensor_table *table, const uint8_t *data, size_t size, const char *path,
+                                   fvlm_error *error);
 
 /* Every weight file of a checkpoint folder: model.safetensors, or the shards of model.safetensors.index.json, or
  * pytorch_model.bin, or the shards of pytorch_model.bin.index.json, and a *.mlpackage where there is one. *layout says
