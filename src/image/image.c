@@ -1,0 +1,196 @@
+/* Pictures: encoded bytes -> RGB u8 [height, width, 3].
+ *
+ * The first bytes choose the codec, never a file name. The codec hands back a raster as it is stored plus the
+ * orientation that EXIF, XMP or the container asks for; here it is turned, once, whatever the format was.
+ */
+#include "fastvlm/image.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/file.h"
+#include "image/image_codec.h"
+
+struct fvlm_image {
+    size_t width, height;
+    uint8_t *rgb; /* [height, width, 3] */
+};
+
+typedef struct format {
+    const char *name;
+    bool (*recognise)(const fvlm_encoded *source);
+    fvlm_status (*decode)(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
+} format;
+
+static bool starts_with(const fvlm_encoded *source, size_t offset, const char *magic, size_t length)
+{
+    return source->size >= offset + length && memcmp(source->data + offset, magic, length) == 0;
+}
+
+static bool is_jpeg(const fvlm_encoded *source)
+{
+    return starts_with(source, 0, "\xff\xd8\xff", 3);
+}
+
+static bool is_png(const fvlm_encoded *source)
+{
+    return starts_with(source, 0, "\x89PNG\r\n\x1a\n", 8);
+}
+
+static const format formats[] = {
+    {"JPEG", is_jpeg, fvlm_jpeg_decode},
+    {"PNG", is_png, fvlm_png_decode},
+};
+
+fvlm_status fvlm_raster_create(const fvlm_encoded *source, uint64_t width, uint64_t height, fvlm_raster *raster,
+                               fvlm_error *error)
+{
+    if (width == 0 || height == 0)
+        return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: the header says %llu x %llu pixels", source->name,
+                         (unsigned long long)width, (unsigned long long)height);
+    if (width > FVLM_IMAGE_MAX_SIDE || height > FVLM_IMAGE_MAX_SIDE || width * height > FVLM_IMAGE_MAX_PIXELS)
+        return fvlm_fail(error, FVLM_ERROR_LIMIT,
+                         "%s: %llu x %llu pixels are more than the limit of %u a side and %u in all; scale it down",
+                         source->name, (unsigned long long)width, (unsigned long long)height, FVLM_IMAGE_MAX_SIDE,
+                         FVLM_IMAGE_MAX_PIXELS);
+    raster->rgb = calloc((size_t)(width * height), 3);
+    if (!raster->rgb)
+        return fvlm_fail_memory(error);
+    raster->width = (size_t)width;
+    raster->height = (size_t)height;
+    return FVLM_OK;
+}
+
+/* Turn the raster upright: *rgb becomes [*height, *width, 3] in display order.
+ *
+ * Walking the result row by row reads the source from `origin` in steps of step_x and step_y pixels. Going by squares
+ * keeps both sides in the cache when rows become columns. */
+static fvlm_status turn_upright(fvlm_raster *raster, fvlm_error *error)
+{
+    ptrdiff_t width = (ptrdiff_t)raster->width, height = (ptrdiff_t)raster->height;
+    ptrdiff_t last_x = width - 1, last_y = (height - 1) * width, last = last_y + last_x;
+    const struct {
+        ptrdiff_t origin, step_x, step_y;
+    } walks[9] = {
+        [1] = {0, 1, width}, [2] = {last_x, -1, width}, [3] = {last, -1, -width}, [4] = {last_y, 1, -width},
+        [5] = {0, width, 1}, [6] = {last_y, -width, 1}, [7] = {last, -width, -1}, [8] = {last_x, width, -1},
+    };
+    if (raster->orientation < 2 || raster->orientation > 8)
+        return FVLM_OK;
+    const ptrdiff_t origin = walks[raster->orientation].origin, step_x = walks[raster->orientation].step_x,
+                    step_y = walks[raster->orientation].step_y;
+    bool swapped = raster->orientation >= 5;
+    ptrdiff_t new_width = swapped ? height : width, new_height = swapped ? width : height;
+    uint8_t *turned = malloc(raster->width * raster->height * 3);
+    if (!turned)
+        return fvlm_fail_memory(error);
+    enum { SQUARE = 64 };
+    for (ptrdiff_t y0 = 0; y0 < new_height; y0 += SQUARE)
+        for (ptrdiff_t x0 = 0; x0 < new_width; x0 += SQUARE) {
+            ptrdiff_t y1 = y0 + SQUARE < new_height ? y0 + SQUARE : new_height;
+            ptrdiff_t x1 = x0 + SQUARE < new_width ? x0 + SQUARE : new_width;
+            for (ptrdiff_t y = y0; y < y1; y++) {
+                const uint8_t *from = raster->rgb + (origin + y * step_y + x0 * step_x) * 3;
+                uint8_t *to = turned + (y * new_width + x0) * 3;
+                for (ptrdiff_t x = x0; x < x1; x++, to += 3, from += step_x * 3)
+                    memcpy(to, from, 3);
+            }
+        }
+    free(raster->rgb);
+    raster->rgb = turned;
+    raster->width = (size_t)new_width;
+    raster->height = (size_t)new_height;
+    return FVLM_OK;
+}
+
+/* Takes over raster->rgb. */
+static fvlm_status make_image(fvlm_raster *raster, fvlm_image **image, fvlm_error *error)
+{
+    fvlm_image *made = malloc(sizeof *made);
+    if (!made) {
+        free(raster->rgb);
+        return fvlm_fail_memory(error);
+    }
+    made->width = raster->width;
+    made->height = raster->height;
+    made->rgb = raster->rgb;
+    *image = made;
+    return FVLM_OK;
+}
+
+fvlm_status fvlm_image_decode(const void *data, size_t bytes, const char *name, fvlm_image **image, fvlm_error *error)
+{
+    *image = NULL;
+    fvlm_encoded source = {data, bytes, name ? name : "image"};
+    if (bytes == 0)
+        return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: empty, not a picture", source.name);
+    if (bytes > FVLM_IMAGE_MAX_BYTES)
+        return fvlm_fail(error, FVLM_ERROR_LIMIT, "%s: larger than the limit of %u MiB", source.name,
+                         FVLM_IMAGE_MAX_BYTES >> 20);
+    const format *found = NULL;
+    for (size_t i = 0; i < sizeof formats / sizeof formats[0] && !found; i++)
+        if (formats[i].recognise(&source))
+            found = &formats[i];
+    if (!found)
+        return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED, "%s: not a picture in a known format", source.name);
+
+    fvlm_raster raster = {0};
+    fvlm_status status = found->decode(&source, &raster, error);
+    if (status == FVLM_OK)
+        status = turn_upright(&raster, error);
+    if (status != FVLM_OK) {
+        free(raster.rgb);
+        return status;
+    }
+    return make_image(&raster, image, error);
+}
+
+fvlm_status fvlm_image_open(const char *path, fvlm_image **image, fvlm_error *error)
+{
+    *image = NULL;
+    char *data;
+    size_t size;
+    fvlm_status status = fvlm_file_read(path, FVLM_IMAGE_MAX_BYTES, &data, &size, error);
+    if (status != FVLM_OK)
+        return status;
+    status = fvlm_image_decode(data, size, strcmp(path, "-") == 0 ? "standard input" : path, image, error);
+    free(data);
+    return status;
+}
+
+fvlm_status fvlm_image_from_rgb(const uint8_t *rgb, size_t width, size_t height, fvlm_image **image, fvlm_error *error)
+{
+    *image = NULL;
+    fvlm_encoded source = {NULL, 0, "raw pixels"};
+    fvlm_raster raster = {0};
+    fvlm_status status = fvlm_raster_create(&source, width, height, &raster, error);
+    if (status != FVLM_OK)
+        return status;
+    memcpy(raster.rgb, rgb, width * height * 3);
+    return make_image(&raster, image, error);
+}
+
+size_t fvlm_image_width(const fvlm_image *image)
+{
+    return image->width;
+}
+
+size_t fvlm_image_height(const fvlm_image *image)
+{
+    return image->height;
+}
+
+const uint8_t *fvlm_image_rgb(const fvlm_image *image)
+{
+    return image->rgb;
+}
+
+void fvlm_image_free(fvlm_image **image)
+{
+    if (!*image)
+        return;
+    free((*image)->rgb);
+    free(*image);
+    *image = NULL;
+}
