@@ -41,6 +41,10 @@ typedef struct fvlm_turn {
 FVLM_API fvlm_status fvlm_template_render(const char *name, const char *system, const fvlm_turn *turns, size_t count,
                                           char **prompt, fvlm_error *error);
 
+/* The texts that end an answer under a template: "stop" of a user's file. The built-in ones have none, their answers
+ * end with the end-of-sequence token. *stops [*count] is one block, freed by the caller with fvlm_free. */
+FVLM_API fvlm_status fvlm_template_stops(const char *name, char ***stops, size_t *count, fvlm_error *error);
+
 /* Names of the built-in templates, [*count], static. */
 FVLM_API const char *const *fvlm_template_names(size_t *count);
 
