@@ -36,6 +36,8 @@ const char *fvlm_dtype_name(fvlm_dtype type);
  * F32, F16, BF16: `data` is [rows, cols] with rows one after the other.
  * MLX4, MLX8: `data` is u32 [rows, cols * bits / 32], lowest bits first; element (r, c) is
  *   scales[r, c / group] * q + biases[r, c / group], with scales and biases [rows, cols / group] of `scale_type`.
+ *   As in MLX the arithmetic is that of scale_type: for F16 the product is rounded to fp16, then the sum is (an fp32
+ *   product and sum moves logits by 5e-3). Same for BF16.
  * Pointers may be aligned to their element only. */
 typedef struct fvlm_matrix {
     fvlm_dtype type;
