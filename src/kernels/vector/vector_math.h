@@ -1,0 +1,84 @@
+/* Elementary functions over the vector vocabulary. NaN stays NaN in all of them.
+ *
+ * Coefficients are least-maximum fits made for this file (Lawson's iteration on a Chebyshev grid); errors beside each.
+ */
+#ifndef FVLM_KERNELS_VECTOR_VECTOR_MATH_H
+#define FVLM_KERNELS_VECTOR_VECTOR_MATH_H
+
+#include "kernels/activation.h"
+#include "kernels/vector/vector.h"
+
+/* x within [low, high]. A minimum or maximum with NaN is its second operand, so x must be that. */
+FVLM_INLINE vf vf_clamp(vf x, float low, float high)
+{
+    return vf_max(vf_set(low), vf_min(vf_set(high), x));
+}
+
+/* e^x to 2 units in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, e^r = 1 + r + r^2 p(r) with relative error 3e-9.
+ * Beyond [-104, 89] the result is 0 or infinity, as it should be. */
+FVLM_INLINE vf vf_exp(vf x)
+{
+    x = vf_clamp(x, -104.0f, 89.0f);
+    vf n = vf_round(vf_mul(x, vf_set(1.44269504f)));
+    /* ln 2 in two parts; the first has so few bits that n times it is exact. */
+    vf r = vf_fnma(n, vf_set(0.693359375f), x);
+    r = vf_fnma(n, vf_set(-2.12194440e-4f), r);
+    vf p = vf_set(0.00138145987f);
+    p = vf_fma(p, r, vf_set(0.00836871707f));
+    p = vf_fma(p, r, vf_set(0.0416683881f));
+    p = vf_fma(p, r, vf_set(0.166665206f));
+    p = vf_fma(p, r, vf_set(0.499999934f));
+    p = vf_fma(vf_mul(r, r), p, r);
+    return vf_scale2(vf_add(p, vf_set(1.0f)), n);
+}
+
+FVLM_INLINE vf vf_sigmoid(vf x)
+{
+    vf one = vf_set(1.0f);
+    return vf_div(one, vf_add(one, vf_exp(vf_sub(vf_zero(), x))));
+}
+
+FVLM_INLINE vf vf_silu(vf x)
+{
+    return vf_div(x, vf_add(vf_set(1.0f), vf_exp(vf_sub(vf_zero(), x))));
+}
+
+/* x (1 + erf(x / sqrt 2)) / 2, where erf(x / sqrt 2) / 2 = x P(x^2) / Q(x^2) on |x| <= 5.4 to 6e-9; beyond, it differs
+ * from 1/2 by less than 4e-8, and so that this never meets a large factor the result stops at -2e-7 below -5.4. */
+FVLM_INLINE vf vf_gelu(vf x)
+{
+    vf c = vf_clamp(x, -5.4f, 5.4f);
+    vf t = vf_mul(c, c);
+    vf p = vf_set(2.33867332e-08f), q = vf_set(1.21658928e-06f);
+    p = vf_fma(p, t, vf_set(6.35999737e-06f));
+    q = vf_fma(q, t, vf_set(7.23997101e-05f));
+    p = vf_fma(p, t, vf_set(0.000164320441f));
+    q = vf_fma(q, t, vf_set(0.00185897443f));
+    p = vf_fma(p, t, vf_set(0.00465084332f));
+    q = vf_fma(q, t, vf_set(0.0283786226f));
+    p = vf_fma(p, t, vf_set(0.0333721209f));
+    q = vf_fma(q, t, vf_set(0.250317591f));
+    p = vf_fma(p, t, vf_set(0.398942245f));
+    q = vf_fma(q, t, vf_set(1.0f));
+    vf half_erf = vf_div(vf_mul(c, p), q);
+    return vf_mul(vf_max(vf_set(-5.4f), x), vf_add(half_erf, vf_set(0.5f)));
+}
+
+FVLM_INLINE vf vf_activate(fvlm_activation activation, vf x)
+{
+    switch (activation) {
+    case FVLM_ACTIVATION_GELU:
+        return vf_gelu(x);
+    case FVLM_ACTIVATION_RELU:
+        return vf_max(vf_zero(), x);
+    case FVLM_ACTIVATION_SILU:
+        return vf_silu(x);
+    case FVLM_ACTIVATION_SIGMOID:
+        return vf_sigmoid(x);
+    case FVLM_ACTIVATION_NONE:
+        break;
+    }
+    return x;
+}
+
+#endif
