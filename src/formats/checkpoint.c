@@ -25,6 +25,7 @@ struct layout {
 
 static const struct layout layouts[] = {
     {"safetensors", "model.safetensors", "model.safetensors.index.json", fvlm_safetensors_read},
+    {"bin", "pytorch_model.bin", "pytorch_model.bin.index.json", fvlm_pickle_read},
 };
 
 static bool plain_name(const char *name)
@@ -132,6 +133,6 @@ fvlm_status fvlm_checkpoint_read(fvlm_tensor_table *table, const char *folder, c
         }
     }
     return fvlm_fail(error, FVLM_ERROR_IO,
-                     "%s has no weights: expected model.safetensors or model.safetensors.index.json",
+                     "%s has no weights: expected model.safetensors, pytorch_model.bin, or an index of their shards",
                      folder);
 }

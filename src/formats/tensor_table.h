@@ -56,6 +56,8 @@ fvlm_status fvlm_mlpackage_read(fvlm_tensor_table *table, const char *path, fvlm
 /* The same on bytes in memory, which must outlive the table; `path` is for messages. */
 fvlm_status fvlm_safetensors_parse(fvlm_tensor_table *table, const uint8_t *data, size_t size, const char *path,
                                    fvlm_error *error);
+fvlm_status fvlm_pickle_parse(fvlm_tensor_table *table, const uint8_t *data, size_t size, const char *path,
+                              fvlm_error *error);
 
 /* Every weight file of a checkpoint folder: model.safetensors, or the shards of model.safetensors.index.json, or
  * pytorch_model.bin, or the shards of pytorch_model.bin.index.json, and a *.mlpackage where there is one. *layout says

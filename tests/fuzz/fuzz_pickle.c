@@ -1,0 +1,26 @@
+/* The reader of PyTorch checkpoints on arbitrary bytes; reads every byte that it hands out. */
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "formats/tensor_table.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    fvlm_tensor_table *table;
+    fvlm_error error;
+    if (fvlm_tensor_table_create(&table, &error))
+        return 0;
+    unsigned sum = 0;
+    if (!fvlm_pickle_parse(table, data, size, "fuzz", &error))
+        for (size_t i = 0; i < fvlm_tensor_table_count(table); i++) {
+            const fvlm_tensor *tensor = fvlm_tensor_table_at(table, i);
+            for (size_t k = 0; k < tensor->bytes; k++)
+                sum += ((const uint8_t *)tensor->data)[k];
+        }
+    fvlm_tensor_table_destroy(&table);
+    volatile unsigned sink = sum;
+    (void)sink;
+    return 0;
+}
