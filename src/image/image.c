@@ -10,6 +10,7 @@
 
 #include "base/checked.h"
 #include "base/file.h"
+#include "image/codec_config.h" /* made by meson */
 #include "image/image_codec.h"
 
 struct fvlm_image {
@@ -17,34 +18,102 @@ struct fvlm_image {
     uint8_t *rgb; /* [height, width, 3] */
 };
 
-typedef struct format {
+/* Formats whose library is optional at build time: recognised in any case, decoded where it was there. */
+#ifdef FVLM_HAVE_GIF
+#define GIF_DECODER fvlm_gif_decode
+#else
+#define GIF_DECODER NULL
+#endif
+#ifdef FVLM_HAVE_TIFF
+#define TIFF_DECODER fvlm_tiff_decode
+#else
+#define TIFF_DECODER NULL
+#endif
+#ifdef FVLM_HAVE_AVIF
+#define AVIF_DECODER fvlm_avif_decode
+#else
+#define AVIF_DECODER NULL
+#endif
+#ifdef FVLM_HAVE_HEIF
+#define HEIF_DECODER fvlm_heif_decode
+#else
+#define HEIF_DECODER NULL
+#endif
+
+typedef struct image_format {
     const char *name;
     bool (*recognise)(const fvlm_encoded *source);
-    fvlm_status (*decode)(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
-} format;
+    fvlm_status (*decode)(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error); /* NULL: not built */
+} image_format;
 
-static bool starts_with(const fvlm_encoded *source, size_t offset, const char *magic, size_t length)
+static bool has_bytes(const fvlm_encoded *source, size_t offset, const char *bytes, size_t count)
 {
-    return source->size >= offset + length && memcmp(source->data + offset, magic, length) == 0;
+    return source->size >= offset + count && memcmp(source->data + offset, bytes, count) == 0;
 }
 
 static bool is_jpeg(const fvlm_encoded *source)
 {
-    return starts_with(source, 0, "\xff\xd8\xff", 3);
+    return has_bytes(source, 0, "\xff\xd8\xff", 3);
 }
 
 static bool is_png(const fvlm_encoded *source)
 {
-    return starts_with(source, 0, "\x89PNG\r\n\x1a\n", 8);
+    return has_bytes(source, 0, "\x89PNG\r\n\x1a\n", 8);
 }
 
-static const format formats[] = {
-    {"JPEG", is_jpeg, fvlm_jpeg_decode},
-    {"PNG", is_png, fvlm_png_decode},
+static bool is_webp(const fvlm_encoded *source)
+{
+    return has_bytes(source, 0, "RIFF", 4) && has_bytes(source, 8, "WEBP", 4);
+}
+
+static bool is_gif(const fvlm_encoded *source)
+{
+    return has_bytes(source, 0, "GIF87a", 6) || has_bytes(source, 0, "GIF89a", 6);
+}
+
+static bool is_bmp(const fvlm_encoded *source)
+{
+    return has_bytes(source, 0, "BM", 2);
+}
+
+static bool is_tiff(const fvlm_encoded *source)
+{
+    return has_bytes(source, 0, "II*\0", 4) || has_bytes(source, 0, "MM\0*", 4) || has_bytes(source, 0, "II+\0", 4) ||
+           has_bytes(source, 0, "MM\0+", 4);
+}
+
+/* Whether the file type box at the start of an ISO media file names one of `brands` (four letters each). */
+static bool has_brand(const fvlm_encoded *source, const char *brands)
+{
+    if (!has_bytes(source, 4, "ftyp", 4) || source->size < 16)
+        return false;
+    const uint8_t *box = source->data;
+    size_t end = (size_t)box[0] << 24 | (size_t)box[1] << 16 | (size_t)box[2] << 8 | box[3];
+    end = end < source->size ? end : source->size;
+    for (size_t at = 8; at + 4 <= end; at += at == 8 ? 8 : 4) /* the major brand, its version, the compatible ones */
+        for (const char *brand = brands; *brand; brand += 4)
+            if (memcmp(box + at, brand, 4) == 0)
+                return true;
+    return false;
+}
+
+static bool is_avif(const fvlm_encoded *source)
+{
+    return has_brand(source, "avifavis");
+}
+
+static bool is_heif(const fvlm_encoded *source)
+{
+    return has_brand(source, "heicheixheimheishevchevxmif1msf1");
+}
+
+static const image_format formats[] = {
+    {"JPEG", is_jpeg, fvlm_jpeg_decode}, {"PNG", is_png, fvlm_png_decode}, {"WebP", is_webp, fvlm_webp_decode},
+    {"GIF", is_gif, GIF_DECODER},        {"BMP", is_bmp, fvlm_bmp_decode}, {"TIFF", is_tiff, TIFF_DECODER},
+    {"AVIF", is_avif, AVIF_DECODER},     {"HEIC", is_heif, HEIF_DECODER},
 };
 
-fvlm_status fvlm_raster_create(const fvlm_encoded *source, uint64_t width, uint64_t height, fvlm_raster *raster,
-                               fvlm_error *error)
+fvlm_status fvlm_raster_check(const fvlm_encoded *source, uint64_t width, uint64_t height, fvlm_error *error)
 {
     if (width == 0 || height == 0)
         return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: the header says %llu x %llu pixels", source->name,
@@ -54,6 +123,15 @@ fvlm_status fvlm_raster_create(const fvlm_encoded *source, uint64_t width, uint6
                          "%s: %llu x %llu pixels are more than the limit of %u a side and %u in all; scale it down",
                          source->name, (unsigned long long)width, (unsigned long long)height, FVLM_IMAGE_MAX_SIDE,
                          FVLM_IMAGE_MAX_PIXELS);
+    return FVLM_OK;
+}
+
+fvlm_status fvlm_raster_create(const fvlm_encoded *source, uint64_t width, uint64_t height, fvlm_raster *raster,
+                               fvlm_error *error)
+{
+    fvlm_status status = fvlm_raster_check(source, width, height, error);
+    if (status != FVLM_OK)
+        return status;
     raster->rgb = calloc((size_t)(width * height), 3);
     if (!raster->rgb)
         return fvlm_fail_memory(error);
@@ -128,12 +206,14 @@ fvlm_status fvlm_image_decode(const void *data, size_t bytes, const char *name, 
     if (bytes > FVLM_IMAGE_MAX_BYTES)
         return fvlm_fail(error, FVLM_ERROR_LIMIT, "%s: larger than the limit of %u MiB", source.name,
                          FVLM_IMAGE_MAX_BYTES >> 20);
-    const format *found = NULL;
+    const image_format *found = NULL;
     for (size_t i = 0; i < sizeof formats / sizeof formats[0] && !found; i++)
         if (formats[i].recognise(&source))
             found = &formats[i];
     if (!found)
         return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED, "%s: not a picture in a known format", source.name);
+    if (!found->decode)
+        return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED, "%s: this build was made without %s", source.name, found->name);
 
     fvlm_raster raster = {0};
     fvlm_status status = found->decode(&source, &raster, error);

@@ -24,7 +24,9 @@ typedef struct fvlm_raster {
     int orientation; /* how it must still be turned, as EXIF counts: 1 to 8; 0 or 1: not at all */
 } fvlm_raster;
 
-/* Check the size that a header declares, then allocate zeroed (black) pixels. */
+/* Check the size that a header declares against the limits of fastvlm/image.h. */
+fvlm_status fvlm_raster_check(const fvlm_encoded *source, uint64_t width, uint64_t height, fvlm_error *error);
+/* The same, then allocate zeroed (black) pixels. */
 fvlm_status fvlm_raster_create(const fvlm_encoded *source, uint64_t width, uint64_t height, fvlm_raster *raster,
                                fvlm_error *error);
 
@@ -42,5 +44,11 @@ static inline uint8_t fvlm_cmyk_channel(uint8_t ink, uint8_t black)
 
 fvlm_status fvlm_jpeg_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
 fvlm_status fvlm_png_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
+fvlm_status fvlm_webp_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
+fvlm_status fvlm_gif_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
+fvlm_status fvlm_bmp_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
+fvlm_status fvlm_tiff_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
+fvlm_status fvlm_avif_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
+fvlm_status fvlm_heif_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error);
 
 #endif
