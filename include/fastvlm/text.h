@@ -25,9 +25,9 @@ FVLM_API fvlm_status fvlm_tokenizer_encode(const fvlm_tokenizer *tokenizer, cons
                                            int32_t **ids, size_t *count, fvlm_error *error);
 
 /* Text of `ids` [count]. *text is NUL-terminated valid UTF-8 (bytes that form no character become U+FFFD), freed by
- * the caller with fvlm_free. */
+ * the caller with fvlm_free. A text may hold NULs itself: *bytes (may be NULL) is its length. */
 FVLM_API fvlm_status fvlm_tokenizer_decode(const fvlm_tokenizer *tokenizer, const int32_t *ids, size_t count,
-                                           bool skip_special, char **text, fvlm_error *error);
+                                           bool skip_special, char **text, size_t *bytes, fvlm_error *error);
 
 /* One turn of a conversation. */
 typedef struct fvlm_turn {

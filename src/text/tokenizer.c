@@ -157,14 +157,16 @@ void fvlm_tokenizer_append_bytes(const fvlm_tokenizer *tokenizer, int32_t id, bo
 }
 
 fvlm_status fvlm_tokenizer_decode(const fvlm_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip_special,
-                                  char **text, fvlm_error *error)
+                                  char **text, size_t *bytes, fvlm_error *error)
 {
-    fvlm_text_buffer bytes = {0}, whole = {0};
+    fvlm_text_buffer raw = {0}, whole = {0};
     for (size_t i = 0; i < count; i++)
-        fvlm_tokenizer_append_bytes(tokenizer, ids[i], skip_special, &bytes);
-    if (!bytes.failed)
-        fvlm_utf8_append_replaced(&whole, bytes.data, bytes.length, true);
-    *text = bytes.failed ? NULL : fvlm_text_take(&whole);
-    fvlm_text_clear(&bytes);
+        fvlm_tokenizer_append_bytes(tokenizer, ids[i], skip_special, &raw);
+    if (!raw.failed)
+        fvlm_utf8_append_replaced(&whole, raw.data, raw.length, true);
+    if (bytes)
+        *bytes = whole.length;
+    *text = raw.failed ? NULL : fvlm_text_take(&whole);
+    fvlm_text_clear(&raw);
     return *text ? FVLM_OK : fvlm_fail_memory(error);
 }

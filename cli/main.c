@@ -1,0 +1,62 @@
+/* fastvlm: finds the command, and sees that what it printed reached standard output. */
+#include <locale.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/system.h"
+#include "command.h"
+#include "output.h"
+
+typedef struct command {
+    const char *name, *summary;
+    int (*run)(int argc, const char **argv);
+} command;
+
+static const command commands[] = {
+    {"models", "list the published models and which are here", cmd_models},
+    {"pull", "download a published model", cmd_pull},
+    {"tokenize", "token ids of a text", cmd_tokenize},
+    {"template", "the prompt that a chat template makes", cmd_template},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
+
+static void print_help(void)
+{
+    cli_print("Usage: fastvlm COMMAND [OPTION...]\n\n"
+              "Answers about pictures with FastVLM models, on this machine's processor.\n\nCommands:\n");
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        cli_print("  %-10s %s\n", commands[i].name, commands[i].summary);
+    cli_print("\n`fastvlm COMMAND --help` lists a command's options and shows an example.\n"
+              "Exit codes: 0 done, 1 failed, 2 wrong usage.\n\n"
+              "Example:\n  fastvlm predict --image cat.jpg --prompt \"What is this?\"\n");
+}
+
+static int run(int argc, const char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : NULL;
+    if (!name) {
+        cli_error("no command given; `fastvlm --help` lists them");
+        return CLI_USAGE;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        print_help();
+        return CLI_DONE;
+    }
+    if (strcmp(name, "--version") == 0) {
+        cli_print("fastvlm %s\n", FVLM_VERSION);
+        return CLI_DONE;
+    }
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(name, commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    cli_error("'%s' is not a command; `fastvlm --help` lists them", name);
+    return CLI_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_CTYPE, "");
+    fvlm_ignore_write_signals();
+    int code = run(argc, (const char **)argv);
+    return cli_close_output() ? code : CLI_FAILED;
+}

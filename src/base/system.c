@@ -1,0 +1,216 @@
+/* Folders, terminal and signals: POSIX and Windows behind one interface. */
+#if !defined(_WIN32) && !defined(_POSIX_C_SOURCE) && !defined(__APPLE__)
+#define _DEFAULT_SOURCE 1
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include "base/system.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+
+#ifdef _WIN32
+#include <direct.h>
+#include <io.h>
+#include <windows.h>
+#else
+#include <dirent.h>
+#include <time.h>
+#include <unistd.h>
+#endif
+
+static fvlm_status fail_io(fvlm_error *error, const char *verb, const char *path)
+{
+    return fvlm_fail(error, FVLM_ERROR_IO, "cannot %s %s: %s", verb, path, strerror(errno));
+}
+
+static int make_folder(const char *path)
+{
+#ifdef _WIN32
+    return _mkdir(path);
+#else
+    return mkdir(path, 0777);
+#endif
+}
+
+fvlm_status fvlm_folder_create(const char *path, fvlm_error *error)
+{
+    char *copy = fvlm_strdup(path);
+    if (!copy)
+        return fvlm_fail_memory(error);
+    fvlm_status status = FVLM_OK;
+    for (char *end = copy + 1; status == FVLM_OK && *copy; end++) {
+        char c = *end;
+        if (c != '/' && c != '\0')
+            continue;
+        *end = '\0';
+        if (make_folder(copy) != 0 && !fvlm_folder_exists(copy))
+            status = fail_io(error, "create the folder", copy);
+        *end = c;
+        if (c == '\0')
+            break;
+    }
+    free(copy);
+    return status;
+}
+
+fvlm_status fvlm_path_rename(const char *from, const char *to, fvlm_error *error)
+{
+#ifdef _WIN32
+    if (!MoveFileExA(from, to, MOVEFILE_REPLACE_EXISTING))
+        return fvlm_fail(error, FVLM_ERROR_IO, "cannot rename %s to %s", from, to);
+#else
+    if (rename(from, to) != 0)
+        return fvlm_fail(error, FVLM_ERROR_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
+#endif
+    return FVLM_OK;
+}
+
+bool fvlm_file_size(const char *path, uint64_t *bytes)
+{
+    struct stat status;
+    if (stat(path, &status) != 0 || (status.st_mode & S_IFMT) != S_IFREG)
+        return false;
+    *bytes = (uint64_t)status.st_size;
+    return true;
+}
+
+/* Calls `visit` for each entry of a folder until one call fails. */
+typedef fvlm_status (*visit_fn)(const char *path, bool folder, void *user, fvlm_error *error);
+
+#ifdef _WIN32
+
+static fvlm_status each_entry(const char *folder, visit_fn visit, void *user, fvlm_error *error)
+{
+    char *pattern = fvlm_path_join(folder, "*");
+    if (!pattern)
+        return fvlm_fail_memory(error);
+    WIN32_FIND_DATAA entry;
+    HANDLE handle = FindFirstFileA(pattern, &entry);
+    free(pattern);
+    if (handle == INVALID_HANDLE_VALUE)
+        return fvlm_fail(error, FVLM_ERROR_IO, "cannot list %s", folder);
+    fvlm_status status = FVLM_OK;
+    do {
+        if (strcmp(entry.cFileName, ".") == 0 || strcmp(entry.cFileName, "..") == 0)
+            continue;
+        char *path = fvlm_path_join(folder, entry.cFileName);
+        DWORD kind = entry.dwFileAttributes;
+        status =
+            path ? visit(path, (kind & FILE_ATTRIBUTE_DIRECTORY) && !(kind & FILE_ATTRIBUTE_REPARSE_POINT), user, error)
+                 : fvlm_fail_memory(error);
+        free(path);
+    } while (status == FVLM_OK && FindNextFileA(handle, &entry));
+    FindClose(handle);
+    return status;
+}
+
+bool fvlm_is_terminal(FILE *stream)
+{
+    return _isatty(_fileno(stream)) != 0;
+}
+
+void fvlm_sleep_ms(unsigned milliseconds)
+{
+    Sleep(milliseconds);
+}
+
+void fvlm_ignore_write_signals(void) {}
+
+#else
+
+static fvlm_status each_entry(const char *folder, visit_fn visit, void *user, fvlm_error *error)
+{
+    DIR *handle = opendir(folder);
+    if (!handle)
+        return fail_io(error, "list", folder);
+    fvlm_status status = FVLM_OK;
+    for (struct dirent *entry; status == FVLM_OK && (entry = readdir(handle));) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        char *path = fvlm_path_join(folder, entry->d_name);
+        struct stat kind;
+        if (!path)
+            status = fvlm_fail_memory(error);
+        else if (lstat(path, &kind) != 0)
+            status = fail_io(error, "look at", path);
+        else
+            status = visit(path, S_ISDIR(kind.st_mode), user, error);
+        free(path);
+    }
+    closedir(handle);
+    return status;
+}
+
+bool fvlm_is_terminal(FILE *stream)
+{
+    return isatty(fileno(stream)) == 1;
+}
+
+void fvlm_sleep_ms(unsigned milliseconds)
+{
+    struct timespec rest = {.tv_sec = milliseconds / 1000, .tv_nsec = (long)(milliseconds % 1000) * 1000000};
+    nanosleep(&rest, NULL);
+}
+
+void fvlm_ignore_write_signals(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+#ifdef SIGXFSZ
+    signal(SIGXFSZ, SIG_IGN);
+#endif
+}
+
+#endif
+
+static fvlm_status remove_entry(const char *path, bool folder, void *user, fvlm_error *error)
+{
+    (void)user;
+    if (folder) {
+        fvlm_status status = each_entry(path, remove_entry, NULL, error);
+        if (status)
+            return status;
+#ifdef _WIN32
+        return _rmdir(path) == 0 ? FVLM_OK : fail_io(error, "remove", path);
+#endif
+    }
+    return remove(path) == 0 ? FVLM_OK : fail_io(error, "remove", path);
+}
+
+fvlm_status fvlm_folder_remove(const char *path, fvlm_error *error)
+{
+    return fvlm_folder_exists(path) ? remove_entry(path, true, NULL, error) : FVLM_OK;
+}
+
+/* What a folder holds: how many entries, and the path of the last one when it is a folder. */
+typedef struct contents {
+    size_t count;
+    char *folder;
+} contents;
+
+static fvlm_status count_entry(const char *path, bool folder, void *user, fvlm_error *error)
+{
+    contents *found = user;
+    found->count++;
+    free(found->folder);
+    found->folder = folder ? fvlm_strdup(path) : NULL;
+    return folder && !found->folder ? fvlm_fail_memory(error) : FVLM_OK;
+}
+
+fvlm_status fvlm_folder_only_child(const char *path, char **child, fvlm_error *error)
+{
+    contents found = {0};
+    fvlm_status status = each_entry(path, count_entry, &found, error);
+    *child = NULL;
+    if (status == FVLM_OK && found.count == 1)
+        *child = found.folder;
+    else
+        free(found.folder);
+    return status;
+}

@@ -1,0 +1,29 @@
+/* What else of the operating system the program needs: folders, the terminal, waiting. */
+#ifndef FVLM_BASE_SYSTEM_H
+#define FVLM_BASE_SYSTEM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/error.h"
+
+/* Make `path` and the folders above it that are missing. One that is there already is fine. */
+fvlm_status fvlm_folder_create(const char *path, fvlm_error *error);
+/* Remove `path` and everything below it; links are removed, not followed. A folder that is not there is fine. */
+fvlm_status fvlm_folder_remove(const char *path, fvlm_error *error);
+/* The one folder in `path` when it holds nothing else, joined with it; *child is NULL otherwise. Free with free(). */
+fvlm_status fvlm_folder_only_child(const char *path, char **child, fvlm_error *error);
+/* Give a file or folder another name on the same file system; an existing file is replaced. */
+fvlm_status fvlm_path_rename(const char *from, const char *to, fvlm_error *error);
+/* Bytes of a regular file; false where there is none. */
+bool fvlm_file_size(const char *path, uint64_t *bytes);
+
+/* True when `stream` is a terminal that somebody looks at. */
+bool fvlm_is_terminal(FILE *stream);
+void fvlm_sleep_ms(unsigned milliseconds);
+
+/* Let a broken pipe and a file size limit come back as write errors instead of ending the process. */
+void fvlm_ignore_write_signals(void);
+
+#endif
