@@ -37,7 +37,8 @@
 
 #if defined(__AVX512F__)
 
-enum { VF_LANES = 16, VF_REGISTERS = 32 };
+#define VF_LANES 16
+#define VF_REGISTERS 32
 typedef __m512 vf;
 
 FVLM_INLINE __mmask16 vf_mask(size_t n) { return (__mmask16)((1u << n) - 1); }
@@ -139,7 +140,8 @@ FVLM_INLINE void vf_transpose(vf r[VF_LANES])
 
 #elif defined(__AVX2__)
 
-enum { VF_LANES = 8, VF_REGISTERS = 16 };
+#define VF_LANES 8
+#define VF_REGISTERS 16
 typedef __m256 vf;
 
 FVLM_INLINE __m256i vf_mask(size_t n)
@@ -253,7 +255,8 @@ FVLM_INLINE void vf_transpose(vf r[VF_LANES])
 
 #else /* NEON */
 
-enum { VF_LANES = 4, VF_REGISTERS = 32 };
+#define VF_LANES 4
+#define VF_REGISTERS 32
 typedef float32x4_t vf;
 
 FVLM_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }

@@ -1,0 +1,99 @@
+/* Number formats and single rows of weight matrices, as plain C: what the vector kernels must agree with. */
+#include "kernels/matrix.h"
+
+#include <string.h>
+
+#include "kernels/gemm_block.h"
+
+static uint32_t float_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static float float_of_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+uint16_t fvlm_bf16_from_float(float x)
+{
+    uint32_t bits = float_bits(x);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(bits >> 16 | 0x40); /* NaN stays one, even when its low half held all of it */
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float fvlm_float_from_bf16(uint16_t x)
+{
+    return float_of_bits((uint32_t)x << 16);
+}
+
+uint16_t fvlm_f16_from_float(float x)
+{
+    uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (size > 0x7f800000)
+        return (uint16_t)(sign | 0x7e00);
+    if (size >= 0x477ff000) /* 65520 and above round to infinity */
+        return (uint16_t)(sign | 0x7c00);
+    if (size < 0x38800000) /* below 2^-14: adding 1/2 leaves the rounded subnormal in the low bits */
+        return (uint16_t)(sign | (float_bits(float_of_bits(size) + 0.5f) - 0x3f000000));
+    return (uint16_t)(sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13));
+}
+
+float fvlm_float_from_f16(uint16_t x)
+{
+    /* The exponent's bias grows by 112; multiplying by a power of 2 makes subnormals normal on the way. */
+    uint32_t size = (uint32_t)(x & 0x7fff) << 13;
+    float value = float_of_bits(size) * 0x1p112f;
+    uint32_t bits = size >= 0x0f800000 ? size | 0x7f800000 : float_bits(value);
+    return float_of_bits(bits | (uint32_t)(x & 0x8000) << 16);
+}
+
+size_t fvlm_matrix_bytes(const fvlm_matrix *matrix)
+{
+    size_t count = matrix->rows * matrix->cols;
+    if (matrix->type != FVLM_MLX4 && matrix->type != FVLM_MLX8)
+        return count * fvlm_dtype_bytes(matrix->type);
+    size_t bits = matrix->type == FVLM_MLX4 ? 4 : 8;
+    return count * bits / 8 + 2 * (count / matrix->group) * fvlm_dtype_bytes(matrix->scale_type);
+}
+
+void fvlm_to_float(fvlm_dtype type, const void *x, size_t count, float *y)
+{
+    if (type != FVLM_F64) {
+        fvlm_gemm_kernels_select()->to_float(type, x, count, y);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double value;
+        memcpy(&value, (const char *)x + i * sizeof value, sizeof value);
+        y[i] = (float)value;
+    }
+}
+
+void fvlm_matrix_row(const fvlm_matrix *matrix, size_t row, float *y)
+{
+    size_t cols = matrix->cols;
+    if (matrix->type != FVLM_MLX4 && matrix->type != FVLM_MLX8) {
+        fvlm_to_float(matrix->type, (const char *)matrix->data + row * cols * fvlm_dtype_bytes(matrix->type), cols, y);
+        return;
+    }
+    size_t bits = matrix->type == FVLM_MLX4 ? 4 : 8, groups = cols / matrix->group;
+    size_t scale_bytes = fvlm_dtype_bytes(matrix->scale_type);
+    const uint8_t *packed = (const uint8_t *)matrix->data + row * cols * bits / 8;
+    for (size_t group = 0; group < groups; group++) {
+        float scale, bias;
+        fvlm_to_float(matrix->scale_type, (const char *)matrix->scales + (row * groups + group) * scale_bytes, 1,
+                      &scale);
+        fvlm_to_float(matrix->scale_type, (const char *)matrix->biases + (row * groups + group) * scale_bytes, 1,
+                      &bias);
+        for (size_t i = group * matrix->group; i < (group + 1) * matrix->group; i++) {
+            unsigned q = bits == 8 ? packed[i] : packed[i / 2] >> (i % 2 * 4) & 15;
+            y[i] = scale * (float)q + bias;
+        }
+    }
+}
