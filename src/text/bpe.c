@@ -80,6 +80,17 @@ static fvlm_status unknown_token(const char *name, const char *token, size_t byt
                      bytes < 60 ? (int)bytes : 60, token);
 }
 
+/* Vocabularies list what merges make in the order of the merges: look behind the last one before searching. */
+static int32_t find_result(const fvlm_merges *merges, const fvlm_vocabulary *vocabulary, const char *token,
+                           size_t bytes)
+{
+    size_t next_bytes;
+    const char *next = fvlm_vocabulary_token(vocabulary, merges->last_id + 1, &next_bytes);
+    if (next && next_bytes == bytes && memcmp(next, token, bytes) == 0)
+        return merges->last_id + 1;
+    return fvlm_vocabulary_find(vocabulary, token, bytes);
+}
+
 fvlm_status fvlm_merges_add(fvlm_merges *merges, const fvlm_vocabulary *vocabulary, const char *left, size_t left_bytes,
                             const char *right, size_t right_bytes, const char *name, fvlm_error *error)
 {
@@ -100,7 +111,7 @@ fvlm_status fvlm_merges_add(fvlm_merges *merges, const fvlm_vocabulary *vocabula
         return fvlm_fail_memory(error);
     memcpy(both, left, left_bytes);
     memcpy(both + left_bytes, right, right_bytes);
-    int32_t id = fvlm_vocabulary_find(vocabulary, both, bytes);
+    int32_t id = find_result(merges, vocabulary, both, bytes);
     fvlm_status status = id < 0 ? unknown_token(name, both, bytes, error) : FVLM_OK;
     free(block);
     if (status)
@@ -109,6 +120,7 @@ fvlm_status fvlm_merges_add(fvlm_merges *merges, const fvlm_vocabulary *vocabula
     fvlm_merge *slot = slot_of(merges, pair_of(a, b));
     if (slot->pair == FVLM_NO_PAIR)
         merges->used++;
+    merges->last_id = id;
     *slot = (fvlm_merge){pair_of(a, b), merges->next_rank++, id}; /* of two that are equal the later one counts */
     return FVLM_OK;
 }

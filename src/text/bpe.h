@@ -16,6 +16,7 @@ typedef struct fvlm_merges {
     fvlm_merge *slots; /* [slot_count], a power of two; open addressing by the pair */
     size_t slot_count, used;
     int32_t next_rank;
+    int32_t last_id;         /* of the merge added last */
     int32_t byte_token[256]; /* the token of each byte, or -1 */
 } fvlm_merges;
 

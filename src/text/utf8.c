@@ -116,6 +116,8 @@ bool fvlm_utf8_is_space(int32_t c)
 
 bool fvlm_utf8_is_word(int32_t character)
 {
+    if (character == 0x200c || character == 0x200d) /* Join_Control */
+        return true;
     switch (utf8proc_category(character)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:

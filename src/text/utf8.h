@@ -28,7 +28,8 @@ bool fvlm_utf8_valid(const char *text, size_t bytes);
  * is replaced too when `final`, and otherwise left. Returns how many bytes were used up. */
 size_t fvlm_utf8_append_replaced(fvlm_text_buffer *buffer, const char *text, size_t bytes, bool final);
 
-/* The Unicode properties White_Space, and \w as regular expressions have it (letters, marks, digits, connectors). */
+/* The Unicode properties White_Space, and \w as regular expressions have it (letters, marks, digits, connectors,
+ * joiners). */
 bool fvlm_utf8_is_space(int32_t character);
 bool fvlm_utf8_is_word(int32_t character);
 
