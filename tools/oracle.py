@@ -4,10 +4,10 @@
     python3 -m venv build/oracle && build/oracle/bin/pip install -r tools/requirements-oracle.txt
     build/oracle/bin/python tools/oracle.py [OUT]            (default: tests/golden; replaces the data in it)
 
-Data flow: pictures drawn here -> Pillow preprocessing -> timm's fastvit_mci3 (checked against oracle_tower) -> projector
--> LLaVA's merge into the prompt's embeddings -> Qwen2 of transformers -> logits, greedy tokens, beams, distributions.
-Everything is float32 and a fixed function of the seeds below. The files have the names and keys that
-tests/golden/test_golden.py reads: expected.json, expected.safetensors, expected_apple.safetensors, pixels.safetensors.xz.
+Data flow: pictures drawn here -> Pillow preprocessing -> timm's fastvit_mci3 (checked against oracle_tower) ->
+projector -> LLaVA's merge into the prompt's embeddings -> Qwen2 of transformers -> logits, greedy tokens, beams,
+distributions. Everything is float32 and a fixed function of the seeds below. The files have the names and keys that
+tests/golden/test_golden.py reads; tests/golden/README.md lists them.
 """
 
 import argparse
@@ -68,9 +68,9 @@ TRAINING_TEXT = """\
 You are a helpful assistant. Describe the image. What is the colour of the largest shape in this picture?
 system user assistant The picture shows a circle, a square and a triangle on a bright ground; they don't overlap.
 How many shapes are there? There are three of them. Which of these two pictures is darker, the first or the second?
-I'd say it's the second one: we've seen that they're lit from the left, and I'm sure you'll agree. 1, 2, 3, 4, 5, 6, 7, 8, 9, 10.
-Read the text on the label aloud, please! "Open here" - that's all it says. Is the shape on top of the other? Yes, it is. No, it isn't.
-Vier Töne, fünf Bäume und über allem ein größeres Dach. Où est la forêt ? Là-bas, près du café. ¿Qué ves aquí? Un niño pequeño.
+I'd say it's the second one: we've seen that they're lit from the left, and I'm sure you'll agree. 1, 2, 3, 4, 5, 6.
+Read the text on the label aloud, please! "Open here" - that's all it says. Is the shape on top? Yes, it is. No, it isn't.
+Vier Töne, fünf Bäume und über allem ein größeres Dach. Où est la forêt ? Là-bas, près du café. ¿Qué ves? Un niño.
 Что на картинке? Три круга и квадрат. 图片里有什么？一个圆和两个方块。絵の中に何がありますか。そこに丸が三つあります。
 for (int i = 0; i < count; i++) { total += values[i]; }    // a loop\n\tif (total > 100) return -1;
 The gradient runs from blue to orange, the ellipse is green and the rectangle behind it is almost white. 🙂 🎉
@@ -87,14 +87,29 @@ TILED = ["shapes.png", "column.tiff"]
 CASES = [
     ("Describe the image.", ["shapes.png"]),
     ("Which of these two pictures is darker?", ["photo.jpg", "palette.png"]),
-    ("<image>\nHow many shapes are there? The second one: <image> is it larger? 图片 🙂", ["animated.gif", "column.tiff"]),
+    (
+        "<image>\nHow many shapes are there? The second one: <image> is it larger? 图片 🙂",
+        ["animated.gif", "column.tiff"],
+    ),
     ("What colour is it?", ["rotated.jpg"]),
 ]
 VARIANTS = [  # settings of config.json, on llava unless said otherwise; the first case's question
     {"name": "anyres_flat", "config": {"image_aspect_ratio": "anyres"}, "images": ["shapes.png"]},
-    {"name": "anyres_spatial", "config": {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial"}, "images": ["photo.jpg"]},
-    {"name": "anyres_unpad", "config": {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}, "images": ["photo.jpg"]},
-    {"name": "anyres_unpad_tall", "config": {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}, "images": ["column.tiff", "shapes.png"]},
+    {
+        "name": "anyres_spatial",
+        "config": {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial"},
+        "images": ["photo.jpg"],
+    },
+    {
+        "name": "anyres_unpad",
+        "config": {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"},
+        "images": ["photo.jpg"],
+    },
+    {
+        "name": "anyres_unpad_tall",
+        "config": {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"},
+        "images": ["column.tiff", "shapes.png"],
+    },
     {"name": "crop", "config": {"image_aspect_ratio": "square"}, "images": ["photo.jpg"]},
     {"name": "resolution", "config": {}, "images": ["shapes.png"], "resolution": 256},
     {"name": "own_head", "layout": "llava_bin", "config": {}, "images": ["shapes.png"]},
@@ -105,10 +120,12 @@ def make_tokenizer():
     """Byte-level BPE with Qwen2's normalisation and split, trained on the text above."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=TOKENS, initial_alphabet=alphabet, show_progress=False)
@@ -136,7 +153,9 @@ def language_weights():
     shapes["model.norm.weight"] = (hidden,)
     shapes["model.mm_projector.0.weight"] = (hidden, 2 * ARCH["embed_dims"][-1])
     shapes["model.mm_projector.2.weight"] = (hidden, hidden)
-    shapes["model.mm_projector.0.bias"] = shapes["model.mm_projector.2.bias"] = shapes["model.image_newline"] = (hidden,)
+    shapes["model.mm_projector.0.bias"] = shapes["model.mm_projector.2.bias"] = shapes["model.image_newline"] = (
+        hidden,
+    )
     weights = {name: made_up(name, shape, SEED) for name, shape in shapes.items()}
     weights["model.embed_tokens.weight"][SPECIAL["<|im_end|>"]] *= END_BOOST
     return weights
@@ -150,8 +169,11 @@ def make_fast_vlm(model, tied=True):
     args["mlp_ratios"] = [ARCH["mlp_ratio"]] * len(ARCH["layers"])
     vision = {"model_type": "timm_wrapper", "architecture": "fastvit_mci3", "do_pooling": True, "global_pool": "avg"}
     config = FastVlmConfig(
-        vision_config={**vision, "hidden_size": 2 * ARCH["embed_dims"][-1], "model_args": args}, text_config=text,
-        image_token_index=LLM["vocab_size"] - 1, image_seq_length=(SIDE // 64) ** 2, tie_word_embeddings=tied,
+        vision_config={**vision, "hidden_size": 2 * ARCH["embed_dims"][-1], "model_args": args},
+        text_config=text,
+        image_token_index=LLM["vocab_size"] - 1,
+        image_seq_length=(SIDE // 64) ** 2,
+        tie_word_embeddings=tied,
     )
     fast_vlm = FastVlmForConditionalGeneration(config).eval()
     state = {name: torch.from_numpy(np.array(value)) for name, value in layouts.hf_state(model, ARCH).items()}
@@ -188,7 +210,7 @@ def unpad(grid, width, height):
 
 
 def merge_tiles(projected, kind, size, newline):
-    """LLaVA's merge of one picture's tiles [tiles, T, hidden] -> [image tokens, hidden]; the first tile is the whole."""
+    """LLaVA's merge of one picture's tiles [tiles, T, hidden] -> [image tokens, hidden]; the first is the whole."""
     if kind == "flat":
         return projected.flatten(0, 1)
     side = int(round(projected.shape[1] ** 0.5))
@@ -258,9 +280,13 @@ class Golden:
     def generate(self, embeddings, fast_vlm=None, **options):
         with torch.no_grad():
             return (fast_vlm or self.fast_vlm).generate(
-                inputs_embeds=embeddings, attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
-                do_sample=False, return_dict_in_generate=True, pad_token_id=SPECIAL["<|endoftext|>"],
-                eos_token_id=[SPECIAL["<|im_end|>"], SPECIAL["<|endoftext|>"]], **options,
+                inputs_embeds=embeddings,
+                attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
+                do_sample=False,
+                return_dict_in_generate=True,
+                pad_token_id=SPECIAL["<|endoftext|>"],
+                eos_token_id=[SPECIAL["<|im_end|>"], SPECIAL["<|endoftext|>"]],
+                **options,
             )
 
     def greedy(self, embeddings, fast_vlm=None):
@@ -270,7 +296,9 @@ class Golden:
         tokens = self.ends(raw)
         margins = [round(float((best := step[0].topk(2).values)[0] - best[1]), 5) for step in result.logits]
         return {
-            "greedy": tokens, "margins": margins, "finish_reason": "length" if len(tokens) == len(raw) else "stop",
+            "greedy": tokens,
+            "margins": margins,
+            "finish_reason": "length" if len(tokens) == len(raw) else "stop",
             "greedy_text": self.tokenizer.decode(tokens, skip_special_tokens=True),
         }
 
@@ -288,8 +316,14 @@ class Golden:
         self.check_pixel_path(ids, names, logits)
         self.tensors[f"case{index}.logits"] = logits if index == 0 else logits[-4:]
         return {
-            "question": question, "images": names, "template": "qwen_2", "prompt": prompt, "input_ids": ids,
-            "positions": len(logits), **self.greedy(embeddings), **self.beams(embeddings),
+            "question": question,
+            "images": names,
+            "template": "qwen_2",
+            "prompt": prompt,
+            "input_ids": ids,
+            "positions": len(logits),
+            **self.greedy(embeddings),
+            **self.beams(embeddings),
         }
 
     def check_pixel_path(self, ids, names, logits):
@@ -326,8 +360,14 @@ class Golden:
         answer = self.greedy(embeddings, fast_vlm)
         settings = {**config, "image_grid_pinpoints": PINPOINTS} if mode == "anyres" else config
         return {
-            "layout": "llava", **variant, "config": settings, "question": CASES[0][0], "input_ids": ids,
-            "image_tokens": sum(len(tokens) for tokens in merged), "positions": len(logits), **answer,
+            "layout": "llava",
+            **variant,
+            "config": settings,
+            "question": CASES[0][0],
+            "input_ids": ids,
+            "image_tokens": sum(len(tokens) for tokens in merged),
+            "positions": len(logits),
+            **answer,
         }
 
     def sample(self, index, settings, logits, ids):
@@ -363,7 +403,10 @@ def write_layouts(golden, config):
     """Every layout; returns the expectations of Apple's and transformers' model of the layout with its own head."""
     out = golden.out
     layouts.write_llava(out / "llava", golden.model, config, SPECIAL)
-    own = {**golden.model, "lm_head.weight": made_up("lm_head.weight", golden.model["model.embed_tokens.weight"].shape, SEED)}
+    own = {
+        **golden.model,
+        "lm_head.weight": made_up("lm_head.weight", golden.model["model.embed_tokens.weight"].shape, SEED),
+    }
     layouts.write_llava_bin(out / "llava_bin", own, config, SPECIAL)  # its config.json still says tied
     layouts.write_hf(out / "hf", make_fast_vlm(golden.model), SIDE)
     tensors, answers = {}, {}
@@ -372,7 +415,9 @@ def write_layouts(golden, config):
         tensors.update(values)
     files = {"llava_bin": ["vocab.json"], "hf": ["tokenizer.json"], "apple_int4": ["vocab.json"]}
     for name in ("llava", "llava_bin", "hf", *answers):
-        layouts.write_tokenizer(out / name, golden.tokenizer, SPECIAL, files.get(name, ["tokenizer.json", "vocab.json"]))
+        layouts.write_tokenizer(
+            out / name, golden.tokenizer, SPECIAL, files.get(name, ["tokenizer.json", "vocab.json"])
+        )
     return tensors, answers, make_fast_vlm(own, tied=False)
 
 
@@ -407,7 +452,9 @@ def main():
         pixels[f"pixels.anyres.{name}"] = torch.from_numpy(pictures.pixels_anyres(golden.image(name), SIDE, PINPOINTS))
     with torch.no_grad():
         stages = golden.tower.stages(to_tower(pictures.pixels_pad(golden.image("shapes.png"), SIDE)))
-    golden.tensors.update({name.replace("vision.", "vision.shapes.png."): value for name, value in stages.items() if name != "features"})
+    golden.tensors.update(
+        {name.replace("vision.", "vision.shapes.png."): value for name, value in stages.items() if name != "features"}
+    )
 
     config = layouts.llava_config(ARCH, LLM, SIDE, SPECIAL)
     apple_tensors, apple_answers, own_head = write_layouts(golden, config)
@@ -421,10 +468,18 @@ def main():
     filters = [{"id": lzma.FILTER_DELTA, "dist": 3}, {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
     packed = lzma.compress(save(contiguous(pixels)), filters=filters)
     (out / "pixels.safetensors.xz").write_bytes(packed)
-    layouts.write_json(out / "expected.json", {
-        "resolution": SIDE, "image_grid_pinpoints": PINPOINTS, "images": sizes, "cases": cases, "variants": variants,
-        "apple": apple_answers, "sampling": SAMPLING,
-    })
+    layouts.write_json(
+        out / "expected.json",
+        {
+            "resolution": SIDE,
+            "image_grid_pinpoints": PINPOINTS,
+            "images": sizes,
+            "cases": cases,
+            "variants": variants,
+            "apple": apple_answers,
+            "sampling": SAMPLING,
+        },
+    )
     total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     least = min(margin for answer in [*cases, *variants, *apple_answers.values()] for margin in answer["margins"])
     print(f"{out}: {total / 1e6:.2f} MB, smallest greedy margin {least}")

@@ -1,7 +1,7 @@
 """Writes one model in every layout that a user may hold.
 
-A model is a dict of float32 arrays under LLaVA names (model.embed_tokens.weight, model.layers.N..., model.norm.weight,
-model.mm_projector.{0,2}..., model.vision_tower.vision_tower.model...), whose values fp16 and bf16 hold exactly
+A model is a dict of float32 arrays under LLaVA names (model.embed_tokens.weight, model.layers.N...,
+model.norm.weight, model.mm_projector.{0,2}..., model.vision_tower.vision_tower.model...), whose values fp16 and bf16 hold exactly
 (oracle_tower.exact_in_half), so every float layout is the same model. Apple's exports are quantised here by MLX's affine
 scheme: quantise() returns what is stored, dequantise() what it means.
 """
@@ -55,21 +55,41 @@ def dequantise(packed, scales, biases, bits):
 
 def llava_config(arch, llm, side, special, **more):
     return {
-        "architectures": ["LlavaQwen2ForCausalLM"], "model_type": "llava_qwen2", **llm, "hidden_act": "silu",
-        "attention_dropout": 0.0, "use_cache": True, "use_sliding_window": False,
-        "bos_token_id": special["<|endoftext|>"], "eos_token_id": special["<|im_end|>"],
-        "mm_vision_tower": f"mobileclip_l_{side}", "mm_hidden_size": 2 * arch["embed_dims"][-1],
-        "mm_projector_type": "mlp2x_gelu", "mm_patch_merge_type": "flat", "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False, "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch",
-        "image_aspect_ratio": "pad", "image_grid_pinpoints": None, "tokenizer_model_max_length": 4096,
-        "unfreeze_mm_vision_tower": True, "mm_vision_arch": arch, **more,
+        "architectures": ["LlavaQwen2ForCausalLM"],
+        "model_type": "llava_qwen2",
+        **llm,
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "bos_token_id": special["<|endoftext|>"],
+        "eos_token_id": special["<|im_end|>"],
+        "mm_vision_tower": f"mobileclip_l_{side}",
+        "mm_hidden_size": 2 * arch["embed_dims"][-1],
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_patch_merge_type": "flat",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "image_aspect_ratio": "pad",
+        "image_grid_pinpoints": None,
+        "tokenizer_model_max_length": 4096,
+        "unfreeze_mm_vision_tower": True,
+        "mm_vision_arch": arch,
+        **more,
     }
 
 
 def generation_config(special):
     return {
-        "bos_token_id": special["<|endoftext|>"], "eos_token_id": [special["<|im_end|>"], special["<|endoftext|>"]],
-        "pad_token_id": special["<|endoftext|>"], "do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20,
+        "bos_token_id": special["<|endoftext|>"],
+        "eos_token_id": [special["<|im_end|>"], special["<|endoftext|>"]],
+        "pad_token_id": special["<|endoftext|>"],
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
     }
 
 
@@ -136,11 +156,24 @@ def write_hf(folder, fast_vlm, side):
     """What transformers itself saves, in bf16."""
     fast_vlm.to(torch.bfloat16).save_pretrained(folder)
     fast_vlm.to(torch.float32)
-    write_json(folder / "preprocessor_config.json", {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side}, "do_pad": True,
-        "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_convert_rgb": True, "resample": 3,
-        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.0] * 3, "image_std": [1.0] * 3,
-    })
+    write_json(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": side},
+            "do_pad": True,
+            "do_center_crop": True,
+            "crop_size": {"height": side, "width": side},
+            "do_convert_rgb": True,
+            "resample": 3,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.0] * 3,
+            "image_std": [1.0] * 3,
+        },
+    )
 
 
 def mlx_name(name):
@@ -190,10 +223,20 @@ def write_tokenizer(folder, tokenizer, special, files):
         (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
         write_json(folder / "added_tokens.json", special)
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    write_json(folder / "tokenizer_config.json", {
-        "add_prefix_space": False,
-        "added_tokens_decoder": {str(number): {"content": text, **flags} for text, number in special.items()},
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "bos_token": None, "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>", "unk_token": None, "clean_up_tokenization_spaces": False, "errors": "replace",
-        "model_max_length": 4096, "split_special_tokens": False, "tokenizer_class": "Qwen2Tokenizer",
-    })
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "add_prefix_space": False,
+            "added_tokens_decoder": {str(number): {"content": text, **flags} for text, number in special.items()},
+            "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+            "bos_token": None,
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": None,
+            "clean_up_tokenization_spaces": False,
+            "errors": "replace",
+            "model_max_length": 4096,
+            "split_special_tokens": False,
+            "tokenizer_class": "Qwen2Tokenizer",
+        },
+    )

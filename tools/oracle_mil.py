@@ -54,7 +54,9 @@ def conv(x, weight, pad, strides, groups, dilations, pad_type, bias=None):
     return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, ints(strides), groups=ints(groups)[0])
 
 
-def avg_pool(x, kernel_sizes, strides=None, pad_type="valid", pad=None, exclude_padding_from_average=None, ceil_mode=None):
+def avg_pool(
+    x, kernel_sizes, strides=None, pad_type="valid", pad=None, exclude_padding_from_average=None, ceil_mode=None
+):
     assert pad is None or not any(ints(pad))
     return F.avg_pool2d(x, ints(kernel_sizes), ints(strides))
 

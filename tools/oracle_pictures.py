@@ -57,7 +57,11 @@ def draw_pictures(folder):
     see_through.putalpha(Image.fromarray(np.add.outer(np.arange(80) * 2, np.arange(64)).astype(np.uint8)))
     save("alpha.png", see_through, optimize=True)
     y, x = np.mgrid[0:70, 0:90]
-    save("grey16.png", Image.fromarray(((x * 523 + y * 389 + (x * y) % 17 * 301) % 65536).astype(np.uint16)), optimize=True)
+    save(
+        "grey16.png",
+        Image.fromarray(((x * 523 + y * 389 + (x * y) % 17 * 301) % 65536).astype(np.uint16)),
+        optimize=True,
+    )
     save("grey.png", canvas(50, 50, 4).convert("L"), optimize=True)
     save("photo.jpg", canvas(220, 130, 5), quality=88)
     save("progressive.jpg", canvas(121, 163, 6), quality=80, progressive=True, subsampling=0)
@@ -108,6 +112,7 @@ def pixels_crop(image, side):
 
 def best_resolution(size, pinpoints):
     """The (width, height) of `pinpoints` that keeps most of a picture of `size` and wastes least."""
+
     def merit(resolution):
         scale = min(resolution[0] / size[0], resolution[1] / size[1])
         kept = min(int(size[0] * scale) * int(size[1] * scale), size[0] * size[1])
@@ -126,7 +131,9 @@ def pixels_anyres(image, side, pinpoints):
     else:
         new_width, new_height = min(math.ceil(width * down), grid_width), grid_height
     padded = Image.new("RGB", (grid_width, grid_height))
-    padded.paste(squeeze(image, new_width, new_height), ((grid_width - new_width) // 2, (grid_height - new_height) // 2))
+    padded.paste(
+        squeeze(image, new_width, new_height), ((grid_width - new_width) // 2, (grid_height - new_height) // 2)
+    )
     padded = np.asarray(padded)
     tiles = [np.asarray(squeeze(image, side, side))]
     for top in range(0, grid_height, side):

@@ -195,7 +195,11 @@ def made_up(name, shape, seed):
         value = 0.3 * draw
     else:
         value = draw * (1.6 if len(shape) == 4 else 1.2) / np.sqrt(fan_in)
-        if shape[-1] in (3, 7) and len(shape) == 4 and (".token_mixer." in name or name.endswith("reparam_conv.weight")):
+        if (
+            shape[-1] in (3, 7)
+            and len(shape) == 4
+            and (".token_mixer." in name or name.endswith("reparam_conv.weight"))
+        ):
             if shape[1] == 1 and "patch_embed" not in name and "conv_exp" not in name:  # its skip lies in the kernel
                 value = 0.4 * value
                 value[..., shape[-1] // 2, shape[-1] // 2] += 1
@@ -222,9 +226,12 @@ def load_tower(arch, weights):
 def timm_name(name):
     """The timm name of a LLaVA tower parameter, given the architecture's stage layout (see timm_names)."""
     return (
-        name.replace("lkb_reparam", "reparam_conv").replace("convffn.", "mlp.")
-        .replace("conv_exp.se.reduce", "final_conv.se.fc1").replace("conv_exp.se.expand", "final_conv.se.fc2")
-        .replace("conv_exp.", "final_conv.").replace("patch_embed.", "stem.")
+        name.replace("lkb_reparam", "reparam_conv")
+        .replace("convffn.", "mlp.")
+        .replace("conv_exp.se.reduce", "final_conv.se.fc1")
+        .replace("conv_exp.se.expand", "final_conv.se.fc2")
+        .replace("conv_exp.", "final_conv.")
+        .replace("patch_embed.", "stem.")
     )
 
 

@@ -1,0 +1,62 @@
+"""The full-size 0.5B model against the published code: the checkpoint of ../shared/tools/make_checkpoint.py and the
+expected values in ../shared/fixtures/full_0.5b. The checkpoint (1.2 GB) is written to the build folder once."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from golden_set import BUILD, compare, predict, read_safetensors, trace
+
+SHARED = pathlib.Path(os.environ["FVLM_SHARED"]).resolve()
+FOLDER = SHARED / "fixtures" / "full_0.5b"
+BAR = 1e-3
+SURE = 0.02  # a token that led by less may flip, and then the rest of the answer with it
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    folder = pathlib.Path(os.environ.get("FVLM_FULL_MODEL", BUILD / "full_0.5b"))
+    if not (folder / "tokenizer.json").exists():  # make_checkpoint writes it last
+        subprocess.run([sys.executable, SHARED / "tools" / "make_checkpoint.py", "0.5b", folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return json.loads((FOLDER / "expected.json").read_text())
+
+
+def test_numbers(checkpoint, expected, tmp_path):
+    values = read_safetensors(FOLDER / "expected.safetensors")
+    image = SHARED / "fixtures" / "images" / expected["image"]
+    out = tmp_path / "trace.safetensors"
+    got = trace(checkpoint, [image], expected["question"], out)
+    out.unlink()  # 170 MB
+    stages = sorted({int(key.split(".")[1]) for key in values if key.startswith("network.")})
+    for stage in stages:
+        tensor = got[f"vision.network.{stage}"][0]  # [channels, rows, columns]
+        compare(f"network.{stage}.corner", tensor[:8, :4, :4], values[f"network.{stage}.corner"], BAR)
+        compare(
+            f"network.{stage}.mean_abs",
+            np.abs(tensor).mean(keepdims=True)[0, 0],
+            values[f"network.{stage}.mean_abs"],
+            BAR,
+        )
+    compare("features", got["features"][0], values["features"], BAR)
+    compare("projected", got["projected"][0], values["projected"], BAR)
+    compare("last_logits", got["logits"][-1], values["last_logits"], BAR)
+
+
+def test_greedy(checkpoint, expected):
+    image = SHARED / "fixtures" / "images" / expected["image"]
+    answer = predict(checkpoint, [image], expected["question"], len(expected["greedy"]))
+    unsure = next((i for i, margin in enumerate(expected["margins"]) if margin < SURE), len(expected["greedy"]))
+    print(f"{unsure} of {len(expected['greedy'])} tokens are held to the published answer")
+    assert unsure > 0
+    assert answer["tokens"][:unsure] == expected["greedy"][:unsure]
+    assert len(answer["tokens"]) == len(expected["greedy"])
