@@ -64,7 +64,8 @@ typedef struct fvlm_answer {
 typedef bool (*fvlm_text_fn)(void *user, const char *text, size_t bytes);
 
 /* Answer the prompt in the context. answers is [max(beams, 1)], best first, filled on success and cleared by the
- * caller with fvlm_answer_clear; `on_text` may be NULL. The answer's tokens stay in the KV cache (best beam). */
+ * caller with fvlm_answer_clear; `on_text` may be NULL. The answer's tokens stay in the KV cache; with beams only the
+ * prompt does. */
 FVLM_API fvlm_status fvlm_session_generate(fvlm_session *session, const fvlm_generation *generation,
                                            fvlm_text_fn on_text, void *user, fvlm_answer *answers, fvlm_error *error);
 FVLM_API void fvlm_answer_clear(fvlm_answer *answer);

@@ -24,8 +24,8 @@ struct fvlm_pool {
     int started;
     void *scratch; /* [threads, FVLM_SCRATCH_BYTES] */
 
-    pthread_mutex_t caller; /* held for a whole job */
-    pthread_mutex_t lock;   /* guards sleeping */
+    pthread_mutex_t owner; /* held from acquire to release */
+    pthread_mutex_t lock;  /* guards sleeping */
     pthread_cond_t wake, done;
 
     fvlm_task_fn task;
@@ -93,11 +93,9 @@ static void announce(struct fvlm_pool *pool)
 
 void fvlm_pool_run(fvlm_pool *pool, size_t count, fvlm_task_fn task, void *argument)
 {
-    pthread_mutex_lock(&pool->caller);
     if (pool->threads == 1 || count <= 1) {
         for (size_t index = 0; index < count; index++)
             task(argument, index, 0);
-        pthread_mutex_unlock(&pool->caller);
         return;
     }
     pool->task = task;
@@ -115,7 +113,16 @@ void fvlm_pool_run(fvlm_pool *pool, size_t count, fvlm_task_fn task, void *argum
             pthread_cond_wait(&pool->done, &pool->lock);
         pthread_mutex_unlock(&pool->lock);
     }
-    pthread_mutex_unlock(&pool->caller);
+}
+
+void fvlm_pool_acquire(fvlm_pool *pool)
+{
+    pthread_mutex_lock(&pool->owner);
+}
+
+void fvlm_pool_release(fvlm_pool *pool)
+{
+    pthread_mutex_unlock(&pool->owner);
 }
 
 fvlm_status fvlm_pool_create(int threads, fvlm_pool **out, fvlm_error *error)
@@ -127,7 +134,7 @@ fvlm_status fvlm_pool_create(int threads, fvlm_pool **out, fvlm_error *error)
     if (!pool)
         return fvlm_fail_memory(error);
     pool->threads = threads;
-    pthread_mutex_init(&pool->caller, NULL);
+    pthread_mutex_init(&pool->owner, NULL);
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);
@@ -159,7 +166,7 @@ void fvlm_pool_destroy(fvlm_pool **pool)
     announce(old);
     for (int i = 0; i < old->started; i++)
         pthread_join(old->workers[i].thread, NULL);
-    pthread_mutex_destroy(&old->caller);
+    pthread_mutex_destroy(&old->owner);
     pthread_mutex_destroy(&old->lock);
     pthread_cond_destroy(&old->wake);
     pthread_cond_destroy(&old->done);

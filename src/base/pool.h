@@ -1,8 +1,8 @@
 /* One thread pool per engine: a parallel-for over an index range.
  *
  * Workers spin for a moment after a job, then sleep, so that the short jobs of one token follow each other without a
- * system call. A pool serves one caller at a time; callers that come together take turns. How indices fall on threads
- * never changes a result.
+ * system call. A pool serves one caller at a time; callers that come together take turns (acquire and release). How
+ * indices fall on threads never changes a result.
  */
 #ifndef FVLM_BASE_POOL_H
 #define FVLM_BASE_POOL_H
@@ -21,8 +21,13 @@ fvlm_status fvlm_pool_create(int threads, fvlm_pool **pool, fvlm_error *error);
 void fvlm_pool_destroy(fvlm_pool **pool);
 int fvlm_pool_threads(const fvlm_pool *pool);
 
-/* Returns when every index is done. Must not be called from within a task. */
+/* Returns when every index is done. Must not be called from within a task. With more than one calling thread, each
+ * holds the pool. */
 void fvlm_pool_run(fvlm_pool *pool, size_t count, fvlm_task_fn task, void *argument);
+
+/* Hold the pool over several runs, so that callers may share a workspace that goes with it. Others wait their turn. */
+void fvlm_pool_acquire(fvlm_pool *pool);
+void fvlm_pool_release(fvlm_pool *pool);
 
 /* Scratch memory of a thread, FVLM_SCRATCH_BYTES aligned to FVLM_ALIGN, for use within one task only. */
 #define FVLM_SCRATCH_BYTES ((size_t)4 << 20)

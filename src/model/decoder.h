@@ -1,0 +1,57 @@
+/* Qwen2: the language model, and the KV cache it reads and writes.
+ *
+ * tokens -> embeddings x [rows, hidden] -> per layer: rms norm, q/k/v, rotary positions, attention over the cache,
+ * output projection, rms norm, SwiGLU FFN, both with residual -> final norm -> logits (arXiv 2407.10671).
+ */
+#ifndef FVLM_MODEL_DECODER_H
+#define FVLM_MODEL_DECODER_H
+
+#include "base/pool.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+typedef struct fvlm_decoder fvlm_decoder; /* lives in the loader's arena, immutable after load */
+
+/* `context`: positions that rotary angles are tabulated for. NULL and loader->status on failure. */
+fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *config, size_t context);
+
+/* Keys and values of every layer: slot s of a layer is one position's. */
+typedef struct fvlm_kv_cache {
+    size_t slots, width; /* width: kv_heads * head_dim */
+    float *keys;         /* [layers, slots, width]; fresh zero pages until they are used */
+    float *values;       /* the same */
+} fvlm_kv_cache;
+
+fvlm_status fvlm_kv_cache_create(const fvlm_decoder *decoder, size_t slots, fvlm_kv_cache *cache, fvlm_error *error);
+void fvlm_kv_cache_destroy(fvlm_kv_cache *cache);
+
+/* Rows that a forward pass computes together. */
+typedef struct fvlm_rows {
+    size_t count;
+    const int32_t *positions; /* [count] */
+    size_t first_slot;        /* row i writes slot first_slot + i */
+    /* What row i attends to. tail NULL (one text): slots [0, first_slot + i]. Beams: slots [0, prefix), then the
+     * slots tail[i * tail_stride + t], t < tail_count, its own among them. */
+    size_t prefix;
+    const int32_t *tail;
+    size_t tail_count, tail_stride;
+} fvlm_rows;
+
+/* The most rows of one call. */
+#define FVLM_DECODER_ROWS 512
+
+/* Floats of workspace for calls of at most `rows` rows over a cache of `slots`. */
+size_t fvlm_decoder_workspace(const fvlm_decoder *decoder, size_t rows, size_t slots, int threads);
+
+/* x[hidden] = embedding of `token`, which must be in [0, vocabulary). */
+void fvlm_decoder_embed(const fvlm_decoder *decoder, int32_t token, float *x);
+
+/* Run all layers over x[rows->count, hidden], in place; keys and values go to the cache. */
+void fvlm_decoder_forward(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, const fvlm_rows *rows,
+                          float *x, float *workspace);
+
+/* logits[rows, vocabulary] of x[rows, hidden] after the layers. */
+void fvlm_decoder_logits(const fvlm_decoder *decoder, fvlm_pool *pool, const float *x, size_t rows, float *logits,
+                         float *workspace);
+
+#endif
