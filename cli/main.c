@@ -13,6 +13,11 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
+    {"predict", "answer a question about pictures", cmd_predict},
+    {"chat", "talk about pictures, turn by turn", cmd_chat},
+    {"trace", "write every stage's tensor to a file", cmd_trace},
+    {"eval", "score a data set", cmd_eval},
+    {"bench", "measure this machine", cmd_bench},
     {"models", "list the published models and which are here", cmd_models},
     {"pull", "download a published model", cmd_pull},
     {"tokenize", "token ids of a text", cmd_tokenize},
