@@ -110,7 +110,7 @@ static fvlm_status write_prediction(evaluation *e, const cli_sample *sample, con
     json_t *object = json_pack("{so so so so so sb}", "id", cli_json_text(sample->id), "kind", cli_json_text(kind),
                                "question", cli_json_text(question), "reference", cli_json_text(reference), "answer",
                                cli_json_text(answer->text), "correct", correct);
-    char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    char *line = object ? json_dumps(object, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(object);
     if (!line)
         return fvlm_fail_memory(error);

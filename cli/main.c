@@ -5,6 +5,7 @@
 
 #include "base/system.h"
 #include "command.h"
+#include "fastvlm/engine.h"
 #include "output.h"
 
 typedef struct command {
@@ -14,12 +15,12 @@ typedef struct command {
 
 static const command commands[] = {
     {"predict", "answer a question about pictures", cmd_predict},
-    {"chat", "talk about pictures, turn by turn", cmd_chat},
-    {"trace", "write every stage's tensor to a file", cmd_trace},
-    {"eval", "score a data set", cmd_eval},
-    {"bench", "measure this machine", cmd_bench},
+    {"chat", "the same as a conversation", cmd_chat},
     {"models", "list the published models and which are here", cmd_models},
     {"pull", "download a published model", cmd_pull},
+    {"eval", "score a model on a data set of questions", cmd_eval},
+    {"bench", "measure encoding, prefill, decoding and memory", cmd_bench},
+    {"trace", "write every stage's tensor to a file", cmd_trace},
     {"tokenize", "token ids of a text", cmd_tokenize},
     {"template", "the prompt that a chat template makes", cmd_template},
 };
@@ -48,7 +49,7 @@ static int run(int argc, const char **argv)
         return CLI_DONE;
     }
     if (strcmp(name, "--version") == 0) {
-        cli_print("fastvlm %s\n", FVLM_VERSION);
+        cli_print("fastvlm %s\n", fvlm_version());
         return CLI_DONE;
     }
     for (int i = 0; i < COMMAND_COUNT; i++)

@@ -66,7 +66,7 @@ bool cli_close_output(void)
 /* ASCII only: a reader that ends lines at U+2028 or U+0085, as Python's splitlines does, still sees one line. */
 int cli_print_json(json_t *object)
 {
-    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_ENSURE_ASCII) : NULL;
+    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(object);
     if (!text) {
         cli_error("out of memory");

@@ -64,7 +64,7 @@ run_tsan() {
 
 run_arm64() {
     tools/arm64_root.sh build-arm64-root
-    compile build-arm64 --cross-file tools/arm64.ini
+    compile build-arm64 --cross-file build-arm64-root/place.ini --cross-file tools/arm64.ini
     suite arm64 build-arm64 --suite unit --suite kernels --suite golden --suite fuzz --no-suite full --timeout-multiplier 20
 }
 

@@ -1,0 +1,312 @@
+/* Write a small checkpoint with made-up weights, for `make demo`: make_demo_model FOLDER.
+ *
+ * The folder has the layout of the published LLaVA checkpoints: config.json, a tokenizer, model.safetensors in bf16.
+ * The tower's stages, blocks and names are the real ones with small widths (mm_vision_arch), so that every kernel of
+ * the real model runs. The vocabulary is the 256 bytes and a list of words; bytes have small output weights, so an
+ * answer is a row of words. It means nothing: the weights are random numbers.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/system.h"
+#include "base/text_buffer.h"
+#include "formats/tensor_table.h"
+
+enum { STAGES = 5, RATIO = 4, RESOLUTION = 256 };
+enum { HIDDEN = 128, FFN = 384, LAYERS = 2, HEADS = 2, KV_HEADS = 1, HEAD_DIM = HIDDEN / HEADS };
+enum { BYTES = 256, MAX_TENSORS = 512 };
+
+static const size_t layers[STAGES] = {1, 2, 2, 1, 1}, widths[STAGES] = {16, 32, 64, 128, 256};
+static const size_t features = 2 * 256; /* conv_exp doubles the last stage's width */
+#define TOWER "model.vision_tower.vision_tower.model."
+
+static const char *const words[] = {
+    "a",      "and",   "at",     "beach",   "bird",  "blue",  "boat", "bright", "by",    "calm",  "cloud",  "coast",
+    "dark",   "day",   "deep",   "evening", "far",   "fish",  "for",  "from",   "gold",  "green", "hill",   "horizon",
+    "in",     "is",    "island", "it",      "light", "long",  "near", "night",  "of",    "on",    "orange", "over",
+    "person", "quiet", "red",    "rock",    "sail",  "sand",  "sea",  "shines", "shore", "sky",   "slowly", "small",
+    "summer", "sun",   "the",    "tree",    "under", "water", "wave", "west",   "white", "wind",  "with",   "yellow"};
+enum { WORDS = sizeof words / sizeof *words, SPECIALS = 3, VOCABULARY = BYTES + WORDS + SPECIALS };
+static const char *const specials[SPECIALS] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+
+/* The tensors to write. Data is bf16. */
+typedef struct model {
+    fvlm_arena *arena;
+    fvlm_tensor tensors[MAX_TENSORS];
+    size_t count;
+    uint64_t state; /* of the random numbers */
+    bool failed;
+} model;
+
+/* Uniform in [-1, 1): the splitmix64 generator. */
+static float uniform(model *m)
+{
+    uint64_t z = m->state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    return (float)((double)(z >> 11) / 4503599627370496.0 - 1);
+}
+
+/* Add a tensor of shape [rank] with values centre + spread * uniform; its data, or NULL. */
+static uint16_t *add(model *m, const char *name, const size_t *shape, int rank, float centre, float spread)
+{
+    size_t count = 1;
+    for (int i = 0; i < rank; i++)
+        count *= shape[i];
+    uint16_t *data = m->count < MAX_TENSORS ? fvlm_arena_alloc(m->arena, count, sizeof *data) : NULL;
+    char *kept = fvlm_arena_strdup(m->arena, name);
+    if (!data || !kept) {
+        m->failed = true;
+        return NULL;
+    }
+    fvlm_tensor *tensor = &m->tensors[m->count++];
+    *tensor = (fvlm_tensor){.name = kept, .type = FVLM_BF16, .rank = rank, .bytes = count * 2, .data = data};
+    memcpy(tensor->shape, shape, (size_t)rank * sizeof *shape);
+    for (size_t i = 0; i < count; i++)
+        data[i] = fvlm_bf16_from_float(centre + spread * uniform(m));
+    return data;
+}
+
+/* A name made of two parts, valid until the next call with the same buffer. */
+typedef char name_buffer[160];
+
+static const char *join(model *m, name_buffer name, const char *prefix, const char *rest)
+{
+    m->failed |= snprintf(name, sizeof(name_buffer), "%s%s", prefix, rest) >= (int)sizeof(name_buffer);
+    return name;
+}
+
+static void add_vector(model *m, const char *name, size_t length, float centre, float spread)
+{
+    add(m, name, &length, 1, centre, spread);
+}
+
+static void add_linear(model *m, const char *prefix, size_t out, size_t in, bool bias)
+{
+    name_buffer name;
+    add(m, join(m, name, prefix, ".weight"), (size_t[]){out, in}, 2, 0, 1.7f / sqrtf((float)in));
+    if (bias)
+        add_vector(m, join(m, name, prefix, ".bias"), out, 0, 0.05f);
+}
+
+/* A convolution [out, in, kernel, kernel]; `skip`: one tap in the middle is the identity, as in merged branches. */
+static void add_conv(model *m, const char *prefix, size_t out, size_t in, size_t kernel, bool bias, bool skip)
+{
+    name_buffer name;
+    float spread = 2.4f / sqrtf((float)(in * kernel * kernel)) * (skip ? 0.2f : 1);
+    uint16_t *data = add(m, join(m, name, prefix, ".weight"), (size_t[]){out, in, kernel, kernel}, 4, 0, spread);
+    for (size_t i = 0; data && skip && i < out; i++)
+        data[i * in * kernel * kernel + kernel * kernel / 2] = fvlm_bf16_from_float(1);
+    if (bias)
+        add_vector(m, join(m, name, prefix, ".bias"), out, 0, 0.05f);
+}
+
+static void add_block(model *m, const char *prefix, size_t c, bool attention)
+{
+    name_buffer n;
+    if (attention) {
+        add(m, join(m, n, prefix, "layer_scale_1"), (size_t[]){c, 1, 1}, 3, 0.2f, 0.05f);
+        add(m, join(m, n, prefix, "layer_scale_2"), (size_t[]){c, 1, 1}, 3, 0.2f, 0.05f);
+        add_vector(m, join(m, n, prefix, "norm.weight"), c, 1, 0.1f);
+        add_vector(m, join(m, n, prefix, "norm.bias"), c, 0, 0.1f);
+        add_linear(m, join(m, n, prefix, "token_mixer.qkv"), 3 * c, c, false);
+        add_linear(m, join(m, n, prefix, "token_mixer.proj"), c, c, true);
+    } else {
+        add(m, join(m, n, prefix, "layer_scale"), (size_t[]){c, 1, 1}, 3, 0.2f, 0.05f);
+        add_conv(m, join(m, n, prefix, "token_mixer.reparam_conv"), c, 1, 3, true, true);
+    }
+    add_conv(m, join(m, n, prefix, "convffn.conv.conv"), c, 1, 7, false, false);
+    add_vector(m, join(m, n, prefix, "convffn.conv.bn.weight"), c, 1, 0.1f);
+    add_vector(m, join(m, n, prefix, "convffn.conv.bn.bias"), c, 0, 0.1f);
+    add_vector(m, join(m, n, prefix, "convffn.conv.bn.running_mean"), c, 0, 0.1f);
+    add_vector(m, join(m, n, prefix, "convffn.conv.bn.running_var"), c, 1, 0.2f);
+    add_conv(m, join(m, n, prefix, "convffn.fc1"), RATIO * c, c, 1, true, false);
+    add_conv(m, join(m, n, prefix, "convffn.fc2"), c, RATIO * c, 1, true, false);
+}
+
+static void add_tower(model *m)
+{
+    char prefix[96];
+    name_buffer n;
+    add_conv(m, TOWER "patch_embed.0.reparam_conv", widths[0], 3, 3, true, false);
+    add_conv(m, TOWER "patch_embed.1.reparam_conv", widths[0], 1, 3, true, false);
+    add_conv(m, TOWER "patch_embed.2.reparam_conv", widths[0], widths[0], 1, true, false);
+    size_t index = 0;
+    for (size_t stage = 0; stage < STAGES; stage++) {
+        bool attention = stage >= 3;
+        snprintf(prefix, sizeof prefix, TOWER "network.%zu.", index);
+        if (attention) {
+            add_conv(m, join(m, n, prefix, "reparam_conv"), widths[stage], 1, 7, true, true);
+            snprintf(prefix, sizeof prefix, TOWER "network.%zu.", ++index);
+        }
+        for (size_t block = 0; block < layers[stage]; block++) {
+            snprintf(prefix, sizeof prefix, TOWER "network.%zu.%zu.", index, block);
+            add_block(m, prefix, widths[stage], attention);
+        }
+        index++;
+        if (stage + 1 < STAGES) {
+            snprintf(prefix, sizeof prefix, TOWER "network.%zu.", index++);
+            add_conv(m, join(m, n, prefix, "proj.0.lkb_reparam"), widths[stage + 1], 1, 7, true, false);
+            add_conv(m, join(m, n, prefix, "proj.1.reparam_conv"), widths[stage + 1], widths[stage + 1], 1, true,
+                     false);
+        }
+    }
+    add_conv(m, TOWER "conv_exp.reparam_conv", features, 1, 3, true, false);
+    add_conv(m, TOWER "conv_exp.se.reduce", features / 16, features, 1, true, false);
+    add_conv(m, TOWER "conv_exp.se.expand", features, features / 16, 1, true, false);
+    add_linear(m, "model.mm_projector.0", HIDDEN, features, true);
+    add_linear(m, "model.mm_projector.2", HIDDEN, HIDDEN, true);
+}
+
+static void add_decoder(model *m)
+{
+    char prefix[64];
+    name_buffer n;
+    uint16_t *embedding = add(m, "model.embed_tokens.weight", (size_t[]){VOCABULARY, HIDDEN}, 2, 0, 0.3f);
+    /* Tied with the output: what is not a word gets small weights and so is hardly ever said. */
+    for (size_t i = 0; embedding && i < (size_t)VOCABULARY * HIDDEN; i++)
+        if (i / HIDDEN < BYTES || i / HIDDEN >= BYTES + WORDS)
+            embedding[i] = fvlm_bf16_from_float(0.2f * fvlm_float_from_bf16(embedding[i]));
+    for (size_t layer = 0; layer < LAYERS; layer++) {
+        snprintf(prefix, sizeof prefix, "model.layers.%zu.", layer);
+        add_vector(m, join(m, n, prefix, "input_layernorm.weight"), HIDDEN, 1, 0.1f);
+        add_vector(m, join(m, n, prefix, "post_attention_layernorm.weight"), HIDDEN, 1, 0.1f);
+        add_linear(m, join(m, n, prefix, "self_attn.q_proj"), HEADS * HEAD_DIM, HIDDEN, true);
+        add_linear(m, join(m, n, prefix, "self_attn.k_proj"), KV_HEADS * HEAD_DIM, HIDDEN, true);
+        add_linear(m, join(m, n, prefix, "self_attn.v_proj"), KV_HEADS * HEAD_DIM, HIDDEN, true);
+        add_linear(m, join(m, n, prefix, "self_attn.o_proj"), HIDDEN, HEADS * HEAD_DIM, false);
+        add_linear(m, join(m, n, prefix, "mlp.gate_proj"), FFN, HIDDEN, false);
+        add_linear(m, join(m, n, prefix, "mlp.up_proj"), FFN, HIDDEN, false);
+        add_linear(m, join(m, n, prefix, "mlp.down_proj"), HIDDEN, FFN, false);
+    }
+    add_vector(m, "model.norm.weight", HIDDEN, 1, 0.1f);
+}
+
+static fvlm_status write_text(const char *folder, const char *name, fvlm_text_buffer *text, fvlm_error *error)
+{
+    char *path = fvlm_path_join(folder, name);
+    fvlm_writer *writer = NULL;
+    fvlm_status status = path && !text->failed ? fvlm_writer_open(path, &writer, error) : fvlm_fail_memory(error);
+    if (status == FVLM_OK)
+        status = fvlm_writer_write(writer, text->data, text->length, error);
+    if (status == FVLM_OK)
+        status = fvlm_writer_commit(&writer, error);
+    fvlm_writer_abort(&writer);
+    fvlm_text_clear(text);
+    free(path);
+    return status;
+}
+
+/* The character by which byte-level BPE writes a byte: itself where it is printable, else one from U+0100 on. */
+static void append_byte_character(fvlm_text_buffer *text, unsigned byte, unsigned *next)
+{
+    bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+    unsigned point = printable ? byte : 256 + (*next)++;
+    char bytes[3] = {(char)point};
+    if (point < 128 && (point == '"' || point == '\\'))
+        fvlm_text_append_string(text, "\\");
+    if (point >= 128) {
+        bytes[0] = (char)(0xc0 | point >> 6);
+        bytes[1] = (char)(0x80 | (point & 0x3f));
+    }
+    fvlm_text_append_string(text, bytes);
+}
+
+static fvlm_status write_tokenizer(const char *folder, fvlm_error *error)
+{
+    fvlm_text_buffer text = {0};
+    unsigned next = 0;
+    fvlm_text_append_string(&text, "{");
+    for (unsigned byte = 0; byte < BYTES; byte++) {
+        fvlm_text_append_string(&text, "\"");
+        append_byte_character(&text, byte, &next);
+        fvlm_text_format(&text, "\": %u,\n", byte);
+    }
+    for (unsigned i = 0; i < WORDS; i++) /* U+0120 stands for a blank */
+        fvlm_text_format(&text, "\"\xc4\xa0%s\": %u%s\n", words[i], BYTES + i, i + 1 < WORDS ? "," : "}");
+    fvlm_status status = write_text(folder, "vocab.json", &text, error);
+    if (status == FVLM_OK) {
+        fvlm_text_append_string(&text, "#version: 0.2\n");
+        status = write_text(folder, "merges.txt", &text, error);
+    }
+    if (status == FVLM_OK) {
+        for (unsigned i = 0; i < SPECIALS; i++)
+            fvlm_text_format(&text, "%s\"%s\": %u", i ? ", " : "{", specials[i], BYTES + WORDS + i);
+        fvlm_text_append_string(&text, "}\n");
+        status = write_text(folder, "added_tokens.json", &text, error);
+    }
+    return status;
+}
+
+static fvlm_status write_config(const char *folder, fvlm_error *error)
+{
+    fvlm_text_buffer text = {0};
+    fvlm_text_format(&text,
+                     "{\n  \"architectures\": [\"LlavaQwen2ForCausalLM\"],\n  \"model_type\": \"llava_qwen2\",\n"
+                     "  \"vocab_size\": %d,\n  \"hidden_size\": %d,\n  \"intermediate_size\": %d,\n"
+                     "  \"num_hidden_layers\": %d,\n  \"num_attention_heads\": %d,\n  \"num_key_value_heads\": %d,\n",
+                     VOCABULARY, HIDDEN, FFN, LAYERS, HEADS, KV_HEADS);
+    fvlm_text_format(&text,
+                     "  \"max_position_embeddings\": 2048,\n  \"rope_theta\": 1000000.0,\n  \"rms_norm_eps\": 1e-06,\n"
+                     "  \"hidden_act\": \"silu\",\n  \"tie_word_embeddings\": true,\n  \"eos_token_id\": %d,\n"
+                     "  \"mm_vision_tower\": \"mobileclip_l_%d\",\n  \"mm_hidden_size\": %zu,\n"
+                     "  \"mm_projector_type\": \"mlp2x_gelu\",\n  \"mm_patch_merge_type\": \"flat\",\n"
+                     "  \"image_aspect_ratio\": \"pad\",\n  \"torch_dtype\": \"bfloat16\",\n",
+                     VOCABULARY - 1, RESOLUTION, features);
+    fvlm_text_append_string(&text, "  \"mm_vision_arch\": {\n    \"layers\": [");
+    for (size_t i = 0; i < STAGES; i++)
+        fvlm_text_format(&text, "%s%zu", i ? ", " : "", layers[i]);
+    fvlm_text_append_string(&text, "],\n    \"embed_dims\": [");
+    for (size_t i = 0; i < STAGES; i++)
+        fvlm_text_format(&text, "%s%zu", i ? ", " : "", widths[i]);
+    fvlm_text_format(&text,
+                     "],\n    \"mlp_ratio\": %d,\n    \"token_mixers\": "
+                     "[\"repmixer\", \"repmixer\", \"repmixer\", \"attention\", \"attention\"]\n  }\n}\n",
+                     RATIO);
+    return write_text(folder, "config.json", &text, error);
+}
+
+static fvlm_status write_weights(const char *folder, fvlm_error *error)
+{
+    fvlm_status status = FVLM_OK;
+    char *path = fvlm_path_join(folder, "model.safetensors");
+    model *m = fvlm_calloc(1, sizeof *m);
+    if (m)
+        *m = (model){.arena = fvlm_arena_create(), .state = 2024};
+    if (!m || !m->arena || !path) {
+        status = fvlm_fail_memory(error);
+    } else {
+        add_tower(m);
+        add_decoder(m);
+        status = m->failed ? fvlm_fail_memory(error) : fvlm_safetensors_write(path, m->tensors, m->count, error);
+    }
+    if (m && m->arena)
+        fvlm_arena_destroy(&m->arena);
+    free(m);
+    free(path);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+        return 2;
+    }
+    fvlm_error error;
+    fvlm_status status = fvlm_folder_create(argv[1], &error);
+    if (status == FVLM_OK)
+        status = write_config(argv[1], &error);
+    if (status == FVLM_OK)
+        status = write_tokenizer(argv[1], &error);
+    if (status == FVLM_OK)
+        status = write_weights(argv[1], &error);
+    if (status)
+        fprintf(stderr, "make_demo_model: %s\n", error.message);
+    return status != FVLM_OK;
+}
