@@ -35,7 +35,8 @@ static void unpack_row(const fvlm_matrix *w, size_t row, size_t col, size_t cols
         /* A row is a whole number of groups. */
         size_t at = first + i, group = at / w->group;
         unsigned q = w->type == FVLM_MLX8 ? packed[at] : packed[at / 2] >> (at % 2 * 4) & 15;
-        y[i] = element(w->scale_type, w->scales, group) * (float)q + element(w->scale_type, w->biases, group);
+        y[i] = fvlm_grouped_value(w->scale_type, q, element(w->scale_type, w->scales, group),
+                                  element(w->scale_type, w->biases, group));
     }
 }
 

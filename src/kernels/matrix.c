@@ -53,6 +53,20 @@ float fvlm_float_from_f16(uint16_t x)
     return float_of_bits(bits | (uint32_t)(x & 0x8000) << 16);
 }
 
+static float rounded_to(fvlm_dtype type, float x)
+{
+    if (type == FVLM_F16)
+        return fvlm_float_from_f16(fvlm_f16_from_float(x));
+    return type == FVLM_BF16 ? fvlm_float_from_bf16(fvlm_bf16_from_float(x)) : x;
+}
+
+/* Exact apart from the two roundings: a float holds the product, and enough of the sum for a second rounding to be
+ * harmless (24 bits are at least twice 11 plus 2). */
+float fvlm_grouped_value(fvlm_dtype scale_type, unsigned q, float scale, float bias)
+{
+    return rounded_to(scale_type, rounded_to(scale_type, scale * (float)q) + bias);
+}
+
 size_t fvlm_matrix_bytes(const fvlm_matrix *matrix)
 {
     size_t count = matrix->rows * matrix->cols;
@@ -93,7 +107,7 @@ void fvlm_matrix_row(const fvlm_matrix *matrix, size_t row, float *y)
                       &bias);
         for (size_t i = group * matrix->group; i < (group + 1) * matrix->group; i++) {
             unsigned q = bits == 8 ? packed[i] : packed[i / 2] >> (i % 2 * 4) & 15;
-            y[i] = scale * (float)q + bias;
+            y[i] = fvlm_grouped_value(matrix->scale_type, q, scale, bias);
         }
     }
 }

@@ -63,4 +63,7 @@ float fvlm_float_from_bf16(uint16_t x);
 uint16_t fvlm_f16_from_float(float x);
 float fvlm_float_from_f16(uint16_t x);
 
+/* An element of a grouped matrix: scale * q + bias in the arithmetic of `scale_type`, q at most 255. */
+float fvlm_grouped_value(fvlm_dtype scale_type, unsigned q, float scale, float bias);
+
 #endif

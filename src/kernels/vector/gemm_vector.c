@@ -81,6 +81,17 @@ FVLM_INLINE vf weights_load_n(fvlm_dtype type, struct weights weights, size_t co
     }
 }
 
+/* Elements of a grouped matrix from their q, rounded as fvlm_grouped_value says. */
+FVLM_INLINE vf grouped_value(fvlm_dtype scale_type, vf q, vf scale, vf bias)
+{
+    vf product = vf_mul(q, scale);
+    if (scale_type == FVLM_F16)
+        return vf_round_f16(vf_add(vf_round_f16(product), bias));
+    if (scale_type == FVLM_BF16)
+        return vf_round_bf16(vf_add(vf_round_bf16(product), bias));
+    return vf_add(product, bias);
+}
+
 /* Half of a panel, [cols, PANEL] at `panel`, from VF_LANES rows of W. Where there are fewer, the last one is repeated.
  */
 FVLM_INLINE void unpack_half(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows, size_t col, size_t cols,
@@ -98,8 +109,9 @@ FVLM_INLINE void unpack_half(fvlm_dtype type, const fvlm_matrix *w, size_t row, 
             square[i] = weights_load(type, weights[i], col + done);
             if (grouped) {
                 size_t group = (col + done) / w->group;
-                square[i] = vf_fma(square[i], vf_set(scale_at(w->scale_type, weights[i].scales, group)),
-                                   vf_set(scale_at(w->scale_type, weights[i].biases, group)));
+                square[i] =
+                    grouped_value(w->scale_type, square[i], vf_set(scale_at(w->scale_type, weights[i].scales, group)),
+                                  vf_set(scale_at(w->scale_type, weights[i].biases, group)));
             }
         }
         vf_transpose(square);
@@ -322,7 +334,7 @@ FVLM_INLINE void dot_rows(fvlm_dtype type, int rows, int m, const fvlm_gemv *cal
             for (int r = 0; r < rows; r++) {
                 vf a = weights_load(type, weights[r], k);
                 if (grouped)
-                    a = vf_fma(a, scale[r], bias[r]);
+                    a = grouped_value(w->scale_type, a, scale[r], bias[r]);
                 FVLM_UNROLL
                 for (int i = 0; i < m; i++)
                     acc[r][i] = vf_fma(a, b[i], acc[r][i]);

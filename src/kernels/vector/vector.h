@@ -95,6 +95,17 @@ FVLM_INLINE vf vf_load_f16_n(const uint16_t *p, size_t n)
 }
 /* a * 2^n for integral n; overflows to infinity and rounds through the subnormals to 0. */
 FVLM_INLINE vf vf_scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
+/* The nearest number that the type has; bf16's NaNs are not looked after. */
+FVLM_INLINE vf vf_round_f16(vf a)
+{
+    return _mm512_cvtph_ps(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+FVLM_INLINE vf vf_round_bf16(vf a)
+{
+    __m512i bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(-0x10000)));
+}
 /* The 16 nibbles of p's 8 bytes, lowest first. */
 FVLM_INLINE vf vf_load_u4(const void *p)
 {
@@ -220,6 +231,16 @@ FVLM_INLINE vf vf_scale2(vf a, vf n)
     __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
     return _mm256_mul_ps(_mm256_mul_ps(a, first), second);
 }
+FVLM_INLINE vf vf_round_f16(vf a)
+{
+    return _mm256_cvtph_ps(_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+FVLM_INLINE vf vf_round_bf16(vf a)
+{
+    __m256i bits = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(-0x10000)));
+}
 /* The 8 nibbles of p's 4 bytes, lowest first. */
 FVLM_INLINE vf vf_load_u4(const void *p)
 {
@@ -326,6 +347,13 @@ FVLM_INLINE vf vf_scale2(vf a, vf n)
     float32x4_t first = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(half, bias), 23));
     float32x4_t second = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23));
     return vmulq_f32(vmulq_f32(a, first), second);
+}
+FVLM_INLINE vf vf_round_f16(vf a) { return vcvt_f32_f16(vcvt_f16_f32(a)); }
+FVLM_INLINE vf vf_round_bf16(vf a)
+{
+    uint32x4_t bits = vreinterpretq_u32_f32(a), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    bits = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+    return vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff0000u)));
 }
 /* The 4 nibbles of p's 2 bytes, lowest first. */
 FVLM_INLINE vf vf_load_u4(const void *p)
