@@ -343,30 +343,47 @@ static bool key_is(const char *key, size_t bytes, const char *name)
 }
 
 /* A small member of "model": options that change what the merges mean. */
-static fvlm_status check_option(fvlm_tokenizer *tokenizer, const char *key, size_t key_bytes, const json_t *value,
+static fvlm_status check_option(fvlm_tokenizer *tokenizer, const char *key, const json_t *value,
                                 const struct source *source)
 {
-    bool set = json_is_true(value) || (json_is_string(value) && json_string_length(value) > 0) ||
-               (json_is_number(value) && json_number_value(value) != 0);
-    if (key_is(key, key_bytes, "type")) {
+    static const char *const refused[] = {"dropout", "byte_fallback", "continuing_subword_prefix",
+                                          "end_of_word_suffix"};
+    bool set = json_is_true(value) || json_string_length(value) > 0 || json_number_value(value) != 0;
+    if (strcmp(key, "type") == 0) {
         const char *type = json_string_value(value);
         return type && strcmp(type, "BPE") == 0 ? FVLM_OK : unsupported(source, "model", type ? type : "type");
     }
-    if (key_is(key, key_bytes, "ignore_merges"))
+    if (strcmp(key, "ignore_merges") == 0)
         tokenizer->ignore_merges = set;
-    else if (set &&
-             (key_is(key, key_bytes, "dropout") || key_is(key, key_bytes, "byte_fallback") ||
-              key_is(key, key_bytes, "continuing_subword_prefix") || key_is(key, key_bytes, "end_of_word_suffix")))
-        return unsupported(source, "model option", key_is(key, key_bytes, "dropout") ? "dropout" : "for subwords");
+    for (size_t i = 0; set && i < sizeof refused / sizeof *refused; i++)
+        if (strcmp(key, refused[i]) == 0)
+            return unsupported(source, "model option", key);
     return FVLM_OK;
+}
+
+static bool read_option(fvlm_tokenizer *tokenizer, fvlm_json_stream *stream, const char *key, size_t key_bytes)
+{
+    const struct source source = {stream->name, stream->error};
+    const char *text;
+    size_t bytes;
+    json_t *value;
+    char name[32] = ""; /* longer keys are none of ours */
+    memcpy(name, key, key_bytes < sizeof name ? key_bytes : 0);
+    if (!fvlm_json_skip(stream, &text, &bytes))
+        return false;
+    stream->status = parse_json(&source, text, bytes, &value);
+    if (stream->status)
+        return false;
+    stream->status = check_option(tokenizer, name, value, &source);
+    json_decref(value);
+    return !stream->status;
 }
 
 /* "model": {"type": "BPE", "vocab": {...}, "merges": [...], ...}. Should merges come first, they wait. */
 static bool read_model(fvlm_tokenizer *tokenizer, fvlm_json_stream *stream)
 {
-    const struct source source = {stream->name, stream->error};
-    const char *key, *text, *merges = NULL;
-    size_t key_bytes, bytes, merge_bytes = 0;
+    const char *key, *merges = NULL;
+    size_t key_bytes, merge_bytes = 0;
     bool have_vocabulary = false, have_merges = false;
     if (!fvlm_json_object(stream))
         return false;
@@ -386,16 +403,7 @@ static bool read_model(fvlm_tokenizer *tokenizer, fvlm_json_stream *stream)
             else
                 fvlm_json_skip(stream, &merges, &merge_bytes);
         } else {
-            char name[32] = "";
-            memcpy(name, key, key_bytes < sizeof name ? key_bytes : 0);
-            if (!fvlm_json_skip(stream, &text, &bytes))
-                break;
-            json_t *value;
-            stream->status = parse_json(&source, text, bytes, &value);
-            if (!stream->status) {
-                stream->status = check_option(tokenizer, name, strlen(name), value, &source);
-                json_decref(value);
-            }
+            read_option(tokenizer, stream, key, key_bytes);
         }
     }
     if (stream->status)
