@@ -277,7 +277,7 @@ static bool handle_line(chat *c, char *line)
 
 static fvlm_status open_chat(chat *c, fvlm_error *error)
 {
-    fvlm_status status = cli_generation_get(&c->generation, error);
+    fvlm_status status = cli_generation_get(CLI_TEMPERATURE, &c->generation, error);
     if (status == FVLM_OK)
         status = cli_engine_open(&c->engine, error);
     if (status == FVLM_OK)

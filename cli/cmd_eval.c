@@ -249,7 +249,6 @@ static int report(const evaluation *e, double seconds)
 int cmd_eval(int argc, const char **argv)
 {
     int code;
-    cli_generation.temperature = 0; /* scores are of greedy answers unless asked otherwise */
     if (!cli_parse(&usage, table, argc, argv, NULL, &code))
         return code;
     if (!data_path)
@@ -259,7 +258,8 @@ int cmd_eval(int argc, const char **argv)
     fvlm_engine *engine = NULL;
     json_t *samples = NULL;
     evaluation e = {0};
-    fvlm_status status = cli_generation_get(&e.generation, &error);
+    /* Scores are of greedy answers unless asked otherwise. */
+    fvlm_status status = cli_generation_get(0, &e.generation, &error);
     if (status == FVLM_OK)
         status = cli_dataset_load(data_path, &samples, &error);
     if (status == FVLM_OK)

@@ -127,7 +127,7 @@ int cmd_predict(int argc, const char **argv)
     char *prompt = NULL;
     fvlm_answer *answers = NULL;
     fvlm_generation generation;
-    fvlm_status status = cli_generation_get(&generation, &error);
+    fvlm_status status = cli_generation_get(CLI_TEMPERATURE, &generation, &error);
     if (status)
         return cli_fail(&error);
     size_t answer_count = (size_t)generation.beams;

@@ -1,6 +1,7 @@
 /* The shared option groups, and reading a command's options with popt. */
 #include "options.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,9 +12,9 @@
 #include "output.h"
 
 cli_model_options cli_model;
-/* The published tool's defaults: temperature 0.2, no top-p, 256 new tokens. */
+/* The published tool's defaults: no top-p, 256 new tokens; the temperature's is the command's business. */
 cli_generation_options cli_generation = {
-    .temperature = 0.2, .top_p = 1, .repetition_penalty = 1, .length_penalty = 1, .beams = 1, .max_tokens = 256};
+    .temperature = NAN, .top_p = 1, .repetition_penalty = 1, .length_penalty = 1, .beams = 1, .max_tokens = 256};
 cli_prompt_options cli_prompt;
 
 #define HIDDEN POPT_ARGFLAG_DOC_HIDDEN
@@ -36,7 +37,8 @@ struct poptOption cli_model_table[] = {
     POPT_TABLEEND};
 
 struct poptOption cli_generation_table[] = {
-    {"temperature", '\0', POPT_ARG_DOUBLE | DEFAULT, &cli_generation.temperature, 0, "Randomness; 0 is greedy", "X"},
+    {"temperature", '\0', POPT_ARG_DOUBLE, &cli_generation.temperature, 0,
+     "Randomness; 0 is greedy (default: 0.2; 0 for eval and with --beams)", "X"},
     {"top-p", '\0', POPT_ARG_DOUBLE | DEFAULT, &cli_generation.top_p, 0, "Sample from the top tokens that sum to X",
      "X"},
     {"top_p", '\0', POPT_ARG_DOUBLE | HIDDEN, &cli_generation.top_p, 0, NULL, NULL},
@@ -88,6 +90,15 @@ static bool keep_arguments(const char **rest)
     return kept_arguments != NULL;
 }
 
+/* For a value that popt found fault with, the option it was given to; empty when `bad` is an option itself. */
+static const char *option_before(int argc, const char **argv, const char *bad)
+{
+    for (int i = 2; i < argc && *bad != '-'; i++)
+        if (strcmp(argv[i], bad) == 0 && argv[i - 1][0] == '-')
+            return argv[i - 1];
+    return "";
+}
+
 bool cli_parse(const cli_usage *usage, const struct poptOption *table, int argc, const char **argv,
                const char *const **arguments, int *code)
 {
@@ -105,7 +116,9 @@ bool cli_parse(const cli_usage *usage, const struct poptOption *table, int argc,
         print_help(usage, context);
         *code = CLI_DONE;
     } else if (option != -1) {
-        cli_usage_error(usage, "%s: %s", poptBadOption(context, POPT_BADOPTION_NOALIAS), poptStrerror(option));
+        const char *bad = poptBadOption(context, POPT_BADOPTION_NOALIAS);
+        cli_usage_error(usage, "%s%s%s: %s", option_before(argc, argv, bad), *bad == '-' ? "" : " ", bad,
+                        poptStrerror(option));
     } else if (rest && !arguments) {
         cli_usage_error(usage, "'%s' is not an option", rest[0]);
     } else if (arguments && !keep_arguments(rest)) {
@@ -146,14 +159,17 @@ static bool within(double value, double low, double high)
     return value >= low && value <= high;
 }
 
-fvlm_status cli_generation_get(fvlm_generation *generation, fvlm_error *error)
+fvlm_status cli_generation_get(double default_temperature, fvlm_generation *generation, fvlm_error *error)
 {
     const cli_generation_options *given = &cli_generation;
+    double temperature = given->temperature;
+    if (isnan(temperature))
+        temperature = given->beams > 1 ? 0 : default_temperature;
     const struct {
         const char *name;
         double value, low, high;
     } rules[] = {
-        {"--temperature", given->temperature, 0, 100},
+        {"--temperature", temperature, 0, 100},
         {"--top-p", given->top_p, 0, 1},
         {"--top-k", given->top_k, 0, 1e6},
         {"--min-p", given->min_p, 0, 1},
@@ -171,7 +187,7 @@ fvlm_status cli_generation_get(fvlm_generation *generation, fvlm_error *error)
         if (given->stop[i][0] == '\0')
             return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "--stop needs a text that is not empty");
     *generation = (fvlm_generation){
-        .sampling = {.temperature = (float)given->temperature,
+        .sampling = {.temperature = (float)temperature,
                      .top_p = (float)given->top_p,
                      .top_k = given->top_k,
                      .min_p = (float)given->min_p,

@@ -26,7 +26,8 @@ typedef struct cli_model_options {
 
 /* Values of the group "generation". */
 typedef struct cli_generation_options {
-    double temperature, top_p, min_p, repetition_penalty, length_penalty;
+    double temperature; /* NaN: not given */
+    double top_p, min_p, repetition_penalty, length_penalty;
     int top_k, beams, max_tokens;
     long long seed;
     char **stop; /* NULL-terminated, or NULL */
@@ -72,8 +73,10 @@ int cli_usage_error(const cli_usage *usage, const char *format, ...) FVLM_PRINTF
 /* How many texts a NULL-terminated list (or NULL) holds. */
 size_t cli_count(char *const *list);
 
-/* Check the group's values and give them as the library wants them. */
-fvlm_status cli_generation_get(fvlm_generation *generation, fvlm_error *error);
+/* Check the group's values and give them as the library wants them. The temperature that counts when none is given is
+ * `default_temperature`; the published tool's is CLI_TEMPERATURE. */
+fvlm_status cli_generation_get(double default_temperature, fvlm_generation *generation, fvlm_error *error);
+#define CLI_TEMPERATURE 0.2
 /* Everything but the model's folder. */
 fvlm_status cli_engine_options_get(fvlm_engine_options *options, fvlm_error *error);
 

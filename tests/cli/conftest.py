@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("FVLM_BUILD", ROOT / "build"))
 GOLDEN = ROOT / "tests" / "golden"
+WRAPPER = shlex.split(os.environ.get("FVLM_WRAPPER", ""))  # an emulator in front of the program
 
 
 class Result:
@@ -41,7 +43,7 @@ def fastvlm(tmp_path):
 
     def run(*arguments, input=b"", env=None, timeout=120, **options):
         environment = {**os.environ, "FVLM_HOME": str(tmp_path / "home"), **(env or {})}
-        command = [str(BUILD / "fastvlm"), *map(str, arguments)]
+        command = [*WRAPPER, str(BUILD / "fastvlm"), *map(str, arguments)]
         if isinstance(input, str):
             input = input.encode()
         return Result(subprocess.run(command, input=input, capture_output=True, env=environment, timeout=timeout,

@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 
-from conftest import BUILD
+from conftest import BUILD, WRAPPER
 from flaky_server import serve
 
 NAME = "llava-fastvithd_0.5b_stage3"
@@ -211,7 +211,7 @@ def test_full_disk(fastvlm, server, tmp_path):
 
 def test_interrupt_keeps_what_is_there(fastvlm, server, home, tmp_path):
     server.drops = [30000] + [0] * 50
-    run = subprocess.Popen([str(BUILD / "fastvlm"), "pull", NAME, "--accept-license", "--url-base", server.url],
+    run = subprocess.Popen([*WRAPPER, str(BUILD / "fastvlm"), "pull", NAME, "--accept-license", "--url-base", server.url],
                            env=dict(os.environ, FVLM_HOME=str(tmp_path / "home")), stderr=subprocess.PIPE)
     deadline = time.monotonic() + 20
     while len(server.requests) < 2 and time.monotonic() < deadline:

@@ -2,7 +2,7 @@
 import json
 import subprocess
 
-from conftest import BUILD, GOLDEN
+from conftest import BUILD, GOLDEN, WRAPPER
 
 
 def expected():
@@ -39,7 +39,7 @@ def test_tokenize_lines(fastvlm, model):
 
 
 def test_tokenize_answers_each_line_at_once(model):
-    run = subprocess.Popen([str(BUILD / "fastvlm"), "tokenize", "--jsonl", "--model", str(model)], stdin=subprocess.PIPE,
+    run = subprocess.Popen([*WRAPPER, str(BUILD / "fastvlm"), "tokenize", "--jsonl", "--model", str(model)], stdin=subprocess.PIPE,
                            stdout=subprocess.PIPE)
     for text in ("first", "second"):
         run.stdin.write(json.dumps({"text": text}).encode() + b"\n")

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD
+from conftest import BUILD, WRAPPER
 
 COMMANDS = ["predict", "chat", "models", "pull", "eval", "bench", "trace", "tokenize", "template"]
 
@@ -53,14 +53,14 @@ def test_stray_argument(fastvlm, command):
                                        ["template", "--list"], ["template", "--prompt", "x"]])
 def test_full_disk_behind_standard_output(fastvlm, arguments):
     with open("/dev/full", "wb") as full:
-        run = subprocess.run([str(BUILD / "fastvlm"), *arguments], stdout=full, stderr=subprocess.PIPE)
+        run = subprocess.run([*WRAPPER, str(BUILD / "fastvlm"), *arguments], stdout=full, stderr=subprocess.PIPE)
     assert run.returncode == 1
     assert b"cannot write to standard output" in run.stderr
 
 
 def test_closed_pipe_behind_standard_output(model):
     lines = b'{"text": "hello"}\n' * 20000
-    run = subprocess.Popen([str(BUILD / "fastvlm"), "tokenize", "--jsonl", "--model", str(model)], stdin=subprocess.PIPE,
+    run = subprocess.Popen([*WRAPPER, str(BUILD / "fastvlm"), "tokenize", "--jsonl", "--model", str(model)], stdin=subprocess.PIPE,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run.stdout.close()
     try:

@@ -1,0 +1,220 @@
+"""predict, trace and bench on the golden model: what is printed, and how options are understood."""
+import json
+import os
+import signal
+import struct
+import subprocess
+
+import pytest
+
+from conftest import BUILD, GOLDEN, WRAPPER
+
+IMAGES = GOLDEN / "images"
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return json.loads((GOLDEN / "expected.json").read_text())["cases"]
+
+
+@pytest.fixture
+def predict(fastvlm, model, picture):
+    def run(*arguments, **options):
+        return fastvlm("predict", "--model", model, "--image", picture, "--prompt", "What is this?", *arguments, **options)
+
+    return run
+
+
+def image_options(case):
+    return [word for name in case["images"] for word in ("--image", IMAGES / name)]
+
+
+def test_json_has_what_it_promises(fastvlm, model, cases):
+    case = cases[0]
+    answer = fastvlm("predict", "--model", model, *image_options(case), "--prompt", case["question"], "--temperature", 0,
+                     "--max-tokens", 4, "--json").json
+    assert set(answer) == {"text", "tokens", "finish_reason", "prompt_tokens", "image_tokens", "reused_tokens",
+                           "encode_ms", "prefill_ms", "ttft_ms", "decode_tokens_per_s", "model", "precision"}
+    assert answer["tokens"] == case["greedy"][:4]
+    assert answer["finish_reason"] == "length"
+    assert answer["model"] == str(model)
+    placeholders = case["input_ids"].count(-200)
+    assert answer["prompt_tokens"] == len(case["input_ids"]) - placeholders + answer["image_tokens"]
+    assert answer["ttft_ms"] >= answer["encode_ms"] + answer["prefill_ms"] > 0
+    assert answer["decode_tokens_per_s"] > 0
+
+
+def test_spellings_of_the_published_tool(fastvlm, model, cases):
+    case = cases[0]
+    published = fastvlm("predict", "--model-path", model, "--image-file", IMAGES / case["images"][0], "--prompt",
+                        case["question"], "--conv-mode", "qwen_2", "--temperature", "0", "--top_p", "0.9", "--num_beams", "1",
+                        "--max_new_tokens", "8", "--json").json
+    assert published["tokens"] == case["greedy"][:8]
+
+
+def test_stream_is_the_answer_and_a_newline(predict):
+    options = ["--temperature", "0", "--max-tokens", "20"]
+    answer = predict(*options, "--json").json
+    streamed = predict(*options)
+    assert streamed.code == 0 and streamed.err == ""
+    assert streamed.out == answer["text"] + "\n"
+
+
+def test_two_images_and_images_placed_in_the_prompt(fastvlm, model, cases):
+    case = next(case for case in cases if len(case["images"]) == 2)
+    common = ["predict", "--model", model, *image_options(case), "--temperature", 0, "--max-tokens", 8, "--json"]
+    assert fastvlm(*common, "--prompt", case["question"]).json["tokens"] == case["greedy"][:8]
+    placed = "<image>\n<image>\n" + case["question"]
+    assert fastvlm(*common, "--prompt", placed).json["tokens"] == case["greedy"][:8]
+
+
+def test_image_from_standard_input(fastvlm, model, picture):
+    common = ["predict", "--model", model, "--prompt", "x", "--temperature", "0", "--max-tokens", "5", "--json", "--image"]
+    assert fastvlm(*common, "-", input=picture.read_bytes()).json["tokens"] == fastvlm(*common, picture).json["tokens"]
+
+
+def test_beams(fastvlm, model, cases):
+    case = cases[0]
+    common = ["predict", "--model", model, *image_options(case), "--prompt", case["question"], "--beams", "4",
+              "--max-tokens", "12"]
+    answer = fastvlm(*common, "--json").json
+    assert [beam["tokens"] for beam in answer["beams"]] == case["beam4"]
+    assert [beam["score"] for beam in answer["beams"]] == pytest.approx(case["beam4_scores"], abs=1e-3)
+    assert answer["tokens"] == answer["beams"][0]["tokens"] and answer["text"] == answer["beams"][0]["text"]
+    assert fastvlm(*common).out == answer["text"] + "\n"
+
+
+def test_seed_decides(predict):
+    options = ["--temperature", "1.5", "--max-tokens", "12", "--json"]
+    answers = [predict(*options, "--seed", seed).json["tokens"] for seed in (1, 1, 2, 3)]
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2] or answers[0] != answers[3]
+
+
+def test_stop_text_ends_the_answer(predict):
+    options = ["--temperature", "0", "--max-tokens", "30"]
+    whole = predict(*options, "--json").json["text"]
+    stop = whole[5:8]
+    at = whole.index(stop)
+    stopped = predict(*options, "--stop", "never said", "--stop", stop, "--json").json
+    assert stopped["text"] == whole[:at] and stopped["finish_reason"] == "stop"
+    assert predict(*options, "--stop", stop).out == whole[:at] + "\n"
+
+
+def test_system_and_template_change_the_prompt(predict, tmp_path):
+    plain = predict("--json", "--max-tokens", "1").json["prompt_tokens"]
+    assert predict("--json", "--max-tokens", "1", "--system", "Be very brief, please.").json["prompt_tokens"] != plain
+    assert predict("--json", "--max-tokens", "1", "--template", "plain").json["prompt_tokens"] < plain
+
+
+def test_threads_do_not_change_the_answer(predict):
+    options = ["--temperature", "0", "--max-tokens", "16", "--json"]
+    assert predict(*options, "--threads", "1").json["tokens"] == predict(*options, "--threads", "3").json["tokens"]
+
+
+def test_stats_go_to_standard_error(predict):
+    result = predict("--stats", "--max-tokens", "3")
+    assert result.code == 0 and "time to first token" in result.err and "time to first" not in result.out
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--prompt", "x"], ["--image"]),
+    (["--image", "PICTURE"], ["--prompt"]),
+    (["--image", "-", "--image", "-", "--prompt", "x"], ["standard input", "2 times"]),
+    (["--image", "PICTURE", "--prompt", "<image> or <image>"], ["2 <image>", "1 picture"]),
+    (["--image", "PICTURE", "--image", "PICTURE", "--prompt", "<image>"], ["1 <image>", "2 pictures"]),
+    (["--image", "PICTURE", "--prompt", "x", "--temperature", "-1"], ["--temperature"]),
+    (["--image", "PICTURE", "--prompt", "x", "--temperature", "warm"], ["--temperature"]),
+    (["--image", "PICTURE", "--prompt", "x", "--top-p", "1.5"], ["--top-p"]),
+    (["--image", "PICTURE", "--prompt", "x", "--top-k", "-3"], ["--top-k"]),
+    (["--image", "PICTURE", "--prompt", "x", "--beams", "0"], ["--beams"]),
+    (["--image", "PICTURE", "--prompt", "x", "--max-tokens", "0"], ["--max-tokens"]),
+    (["--image", "PICTURE", "--prompt", "x", "--max-tokens", "99999999999"], ["--max-tokens"]),
+    (["--image", "PICTURE", "--prompt", "x", "--seed", "-1"], ["--seed"]),
+    (["--image", "PICTURE", "--prompt", "x", "--stop", ""], ["--stop"]),
+    (["--image", "PICTURE", "--prompt", "x", "--beams", "2", "--temperature", "0.5"], ["beam", "temperature"]),
+    (["--image", "PICTURE", "--prompt", "x", "--threads", "-2"], ["--threads"]),
+    (["--image", "PICTURE", "--prompt", "x", "--precision", "fp13"], ["fp13", "bf16"]),
+    (["--image", "PICTURE", "--prompt", "x", "--resolution", "100"], ["100", "64"]),
+    (["--image", "PICTURE", "--prompt", "x", "--ctx", "-5"], ["--ctx"]),
+    (["--image", "PICTURE", "--prompt", "x", "--cpu-mask", "mmx"], ["mmx"]),
+    (["--image", "PICTURE", "--prompt", "x", "--template", "no_such"], ["no_such"]),
+    (["--image"], ["--image"]),
+])
+def test_wrong_usage(fastvlm, model, picture, arguments, words):
+    arguments = [picture if argument == "PICTURE" else argument for argument in arguments]
+    fastvlm("predict", "--model", model, *arguments).failed(2, *words)
+
+
+def test_no_model_names_the_ways_out(fastvlm, picture):
+    result = fastvlm("predict", "--image", picture, "--prompt", "x")
+    result.failed(2, "--model", "fastvlm pull", "make demo")
+
+
+def test_full_disk_behind_the_answer(model, picture):
+    command = [str(BUILD / "fastvlm"), "predict", "--model", str(model), "--image", str(picture), "--prompt", "x"]
+    for extra in ([], ["--json"], ["--beams", "2"]):
+        with open("/dev/full", "wb") as full:
+            run = subprocess.run([*WRAPPER, *command, *extra], stdout=full, stderr=subprocess.PIPE)
+        assert run.returncode == 1 and run.stderr.count(b"\n") == 1
+        assert b"cannot write to standard output" in run.stderr
+
+
+def test_reader_that_leaves_ends_the_answer(model, picture):
+    command = [str(BUILD / "fastvlm"), "predict", "--model", str(model), "--image", str(picture), "--prompt", "x",
+               "--temperature", "1.5", "--max-tokens", "3000"]
+    run = subprocess.Popen([*WRAPPER, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.close()
+    error = run.stderr.read()
+    run.stderr.close()
+    assert run.wait(timeout=60) == 1
+    assert b"cannot write to standard output: Broken pipe" in error
+
+
+def test_interrupt_ends_the_answer_cleanly(model, picture):
+    command = [str(BUILD / "fastvlm"), "predict", "--model", str(model), "--image", str(picture), "--prompt", "x",
+               "--temperature", "5", "--ctx", "4096", "--max-tokens", "3900"]
+    run = subprocess.Popen([*WRAPPER, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    first = os.read(run.stdout.fileno(), 1)
+    run.send_signal(signal.SIGINT)
+    rest, error = run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGINT
+    assert (first + rest).endswith(b"\n") and error == b""
+    (first + rest).decode("utf-8")
+
+
+def tensor_names(path):
+    with open(path, "rb") as file:
+        size, = struct.unpack("<Q", file.read(8))
+        return {name: entry["shape"] for name, entry in json.loads(file.read(size)).items() if name != "__metadata__"}
+
+
+def test_trace(fastvlm, model, picture, tmp_path):
+    out = tmp_path / "trace.safetensors"
+    result = fastvlm("trace", "--model", model, "--image", picture, "--prompt", "What is this?", "--out", out)
+    assert result.code == 0 and result.out == "" and result.err == ""
+    shapes = tensor_names(out)
+    assert {"pixels", "vision.stem", "vision.network.0", "features", "projected", "logits"} <= set(shapes)
+    prompt = fastvlm("predict", "--model", model, "--image", picture, "--prompt", "What is this?", "--max-tokens", "1",
+                     "--json").json
+    assert shapes["logits"][0] == prompt["prompt_tokens"]
+
+
+def test_trace_usage_and_unwritable_file(fastvlm, model, picture, tmp_path):
+    fastvlm("trace", "--model", model, "--image", picture, "--prompt", "x").failed(2, "--out")
+    fastvlm("trace", "--model", model, "--out", "x", "--prompt", "x").failed(2, "--image")
+    out = tmp_path / "missing" / "trace.safetensors"
+    fastvlm("trace", "--model", model, "--image", picture, "--prompt", "x", "--out", out).failed(1, str(out))
+
+
+def test_bench(fastvlm, model, picture):
+    answer = fastvlm("bench", "--model", model, "--runs", "2", "--tokens", "5", "--json").json
+    assert answer["runs"] == 2 and answer["tokens"] == 5
+    for key in ("load_ms", "picture_ms", "encode_ms", "prefill_ms", "prefill_tokens_per_s", "ttft_ms", "decode_tokens_per_s",
+                "peak_memory_bytes", "weight_bytes", "prompt_tokens", "image_tokens"):
+        assert answer[key] > 0, key
+    table = fastvlm("bench", "--model", model, "--runs", "1", "--tokens", "5", "--image", picture)
+    assert table.code == 0
+    for row in ("encode (ms)", "prefill (ms)", "first token (ms)", "decode (tokens/s)", "peak memory (MB)"):
+        assert row in table.out
+    fastvlm("bench", "--model", model, "--runs", "0").failed(2, "--runs")
