@@ -1,7 +1,8 @@
 """What the golden tests share: a safetensors reader, a set of expected values, the program, and the comparison.
 
 A set is a folder with expected.json, expected.safetensors and a folder for each layout (README.md). FVLM_GOLDEN_SET
-names it, FVLM_BUILD the build folder; FVLM_WRAPPER (optional) is put before the program, for an emulator.
+names it, FVLM_BUILD the build folder, FVLM_SHARED the fixtures' parent; what FVLM_WRAPPER holds (an emulator, say) is
+put before the program.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("FVLM_BUILD", ROOT / "build"))
+SHARED = pathlib.Path(os.environ.get("FVLM_SHARED", ROOT.parent / "shared"))
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "<u1"}
 SECONDS = 1200  # for one run of the program: enough for plain C under an emulator or a sanitizer
 KEPT = 4000  # characters of its stderr that a failure shows

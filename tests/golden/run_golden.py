@@ -9,6 +9,8 @@ import os
 import pathlib
 import sys
 
+from golden_set import SHARED
+
 HERE = pathlib.Path(__file__).resolve().parent
 SKIPPED = 77
 
@@ -17,7 +19,7 @@ def main(which, level, *files):
     if which == "own":
         folder, title = HERE, "tests/golden"
     else:
-        folder, title = pathlib.Path(os.environ["FVLM_SHARED"]).resolve() / "fixtures" / "tiny", "../shared/fixtures"
+        folder, title = SHARED / "fixtures" / "tiny", "../shared/fixtures"
     if not folder.is_dir():
         print(f"there is no {folder}: what it adds was not tested")
         return SKIPPED

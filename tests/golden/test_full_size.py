@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from golden_set import BUILD, compare, predict, read_safetensors, trace
+from golden_set import BUILD, SHARED, compare, predict, read_safetensors, trace
 
-SHARED = pathlib.Path(os.environ["FVLM_SHARED"]).resolve()
 FOLDER = SHARED / "fixtures" / "full_0.5b"
 BAR = 1e-3
 SURE = 0.02  # a token that led by less may flip, and then the rest of the answer with it

@@ -1,13 +1,11 @@
 """The full Qwen2 tokenizer and every template against the published ones: ../shared/fixtures/{qwen2_tokenizer,text}."""
 
 import json
-import os
-import pathlib
 import time
 
-from golden_set import run
+from golden_set import SHARED, run
 
-FIXTURES = pathlib.Path(os.environ["FVLM_SHARED"]) / "fixtures"
+FIXTURES = SHARED / "fixtures"
 TOKENIZER = FIXTURES / "qwen2_tokenizer"
 
 
