@@ -39,6 +39,29 @@ static fvlm_status failed(const fvlm_encoded *source, avifResult code, fvlm_erro
     return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: damaged AVIF: %s", source->name, avifResultToString(code));
 }
 
+/* Pictures with alpha are converted with it, since libavif otherwise composes them on black, then it is dropped. */
+static fvlm_status convert_picture(const avifImage *picture, const fvlm_encoded *source, const fvlm_raster *raster,
+                                   fvlm_error *error)
+{
+    bool alpha = picture->alphaPlane != NULL;
+    size_t pixels = raster->width * raster->height;
+    avifRGBImage target;
+    avifRGBImageSetDefaults(&target, picture);
+    target.depth = 8;
+    target.format = alpha ? AVIF_RGB_FORMAT_RGBA : AVIF_RGB_FORMAT_RGB;
+    target.rowBytes = (uint32_t)raster->width * (alpha ? 4 : 3);
+    target.pixels = alpha ? malloc(pixels * 4) : raster->rgb; /* [height, width, 4 or 3] */
+    if (!target.pixels)
+        return fvlm_fail_memory(error);
+    avifResult code = avifImageYUVToRGB(picture, &target);
+    if (alpha) {
+        for (size_t i = 0; code == AVIF_RESULT_OK && i < pixels; i++)
+            memcpy(raster->rgb + 3 * i, target.pixels + 4 * i, 3);
+        free(target.pixels);
+    }
+    return code == AVIF_RESULT_OK ? FVLM_OK : failed(source, code, error);
+}
+
 static fvlm_status read_picture(avifDecoder *decoder, const fvlm_encoded *source, fvlm_raster *raster,
                                 fvlm_error *error)
 {
@@ -63,17 +86,8 @@ static fvlm_status read_picture(avifDecoder *decoder, const fvlm_encoded *source
     if (picture->width != raster->width || picture->height != raster->height)
         return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: damaged AVIF: the picture is not of the declared size",
                          source->name);
-    avifRGBImage target;
-    avifRGBImageSetDefaults(&target, picture);
-    target.depth = 8;
-    target.format = AVIF_RGB_FORMAT_RGB;
-    target.pixels = raster->rgb;
-    target.rowBytes = (uint32_t)raster->width * 3;
-    code = avifImageYUVToRGB(picture, &target);
-    if (code != AVIF_RESULT_OK)
-        return failed(source, code, error);
     raster->orientation = box_orientation(picture);
-    return FVLM_OK;
+    return convert_picture(picture, source, raster, error);
 }
 
 fvlm_status fvlm_avif_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error)

@@ -121,6 +121,7 @@ static fvlm_status read_picture(reader *self)
     png_set_user_limits(self->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX); /* fvlm_raster_create has the limits */
     png_set_chunk_cache_max(self->png, PNG_MAX_CHUNKS);
     png_set_chunk_malloc_max(self->png, PNG_MAX_CHUNK_BYTES);
+    png_set_crc_action(self->png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
     png_set_keep_unknown_chunks(self->png, PNG_HANDLE_CHUNK_NEVER, (png_const_bytep) "iCCP", 1);
     png_read_info(self->png, self->info);
 
