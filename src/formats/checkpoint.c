@@ -117,6 +117,20 @@ static fvlm_status read_layout(fvlm_tensor_table *table, const struct layout *la
     return status;
 }
 
+/* The first *.mlpackage of the folder, if there is one. */
+static fvlm_status read_package(fvlm_tensor_table *table, const char *folder, fvlm_error *error)
+{
+    char *name;
+    fvlm_status status = fvlm_folder_find(folder, ".mlpackage", &name, error);
+    if (status || !name)
+        return status;
+    char *path = fvlm_path_join(folder, name);
+    status = path ? fvlm_mlpackage_read(table, path, error) : fvlm_fail_memory(error);
+    free(path);
+    free(name);
+    return status;
+}
+
 fvlm_status fvlm_checkpoint_read(fvlm_tensor_table *table, const char *folder, const char **layout, fvlm_error *error)
 {
     *layout = NULL;
@@ -129,7 +143,7 @@ fvlm_status fvlm_checkpoint_read(fvlm_tensor_table *table, const char *folder, c
             return status;
         if (found) {
             *layout = layouts[i].name;
-            return FVLM_OK;
+            return read_package(table, folder, error);
         }
     }
     return fvlm_fail(error, FVLM_ERROR_IO,

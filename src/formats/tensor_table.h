@@ -58,6 +58,9 @@ fvlm_status fvlm_safetensors_parse(fvlm_tensor_table *table, const uint8_t *data
                                    fvlm_error *error);
 fvlm_status fvlm_pickle_parse(fvlm_tensor_table *table, const uint8_t *data, size_t size, const char *path,
                               fvlm_error *error);
+/* `model` is the .mlmodel file, `weights` is weights/weight.bin; NULL where there is none. */
+fvlm_status fvlm_mlpackage_parse(fvlm_tensor_table *table, const uint8_t *model, size_t model_size,
+                                 const uint8_t *weights, size_t weights_size, const char *path, fvlm_error *error);
 
 /* Every weight file of a checkpoint folder: model.safetensors, or the shards of model.safetensors.index.json, or
  * pytorch_model.bin, or the shards of pytorch_model.bin.index.json, and a *.mlpackage where there is one. *layout says
