@@ -178,8 +178,14 @@ static void affine_of(struct walk *walk, const fvlm_layer *layer, size_t channel
         return;
     const float *mean = floats_of(walk, layer, &layer->mean, channels, 0);
     const float *variance = floats_of(walk, layer, &layer->variance, channels, 1);
+    bool plain = true;
+    for (size_t i = 0; mean && variance && i < channels; i++)
+        plain = plain && mean[i] == 0 && variance[i] == 1;
+    /* Converters write a plain scale and shift as a batch norm of mean 0 and variance 1; that its epsilon then takes
+     * 5e-6 off the scale is not what the checkpoint meant. */
+    float epsilon = plain ? 0 : layer->epsilon;
     for (size_t i = 0; *scale && *shift && mean && variance && i < channels; i++) {
-        (*scale)[i] /= sqrtf(variance[i] + layer->epsilon);
+        (*scale)[i] /= sqrtf(variance[i] + epsilon);
         (*shift)[i] -= mean[i] * (*scale)[i];
     }
 }
