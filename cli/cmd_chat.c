@@ -168,10 +168,13 @@ static fvlm_status answer_turn(chat *c, double start_ms, fvlm_error *error)
         status =
             fvlm_session_generate(c->session, &c->generation, streaming ? print_piece : NULL, NULL, answers, error);
         cli_interrupt_release();
-        if (status == FVLM_OK && as_json)
-            c->code = cli_print_json(cli_answer_json(c->engine, &stats, answers, before_ms + answers[0].first_ms));
-        else if (status == FVLM_OK && !streaming)
+        if (status == FVLM_OK && as_json) {
+            json_t *object = cli_answer_json(c->engine, &stats, answers, before_ms + answers[0].first_ms);
+            if (cli_print_json(object) != CLI_DONE)
+                c->code = CLI_FAILED;
+        } else if (status == FVLM_OK && !streaming) {
             cli_print("%s", answers[0].text);
+        }
         if (!as_json)
             cli_write("\n", 1);
     }

@@ -1,0 +1,116 @@
+"""eval: scores that are known beforehand, since the references are the model's own answers; and faulty data sets."""
+import json
+
+import pytest
+
+from conftest import GOLDEN
+
+IMAGES = GOLDEN / "images"
+LENGTH = ["--max-tokens", "6"]
+
+
+@pytest.fixture
+def said(fastvlm, model):
+    """The model's greedy answer to one question about one picture."""
+
+    def run(image, question):
+        return fastvlm("predict", "--model", model, "--image", IMAGES / image, "--prompt", question, "--temperature", "0",
+                       *LENGTH, "--json").json["text"]
+
+    return run
+
+
+@pytest.fixture
+def evaluate(fastvlm, model, tmp_path):
+    def run(samples, *arguments, lines=False):
+        data = tmp_path / "data.json"
+        data.write_text("\n".join(map(json.dumps, samples)) if lines else json.dumps(samples))
+        return fastvlm("eval", "--model", model, "--data", data, "--image-folder", IMAGES, *LENGTH, *arguments)
+
+    return run
+
+
+def sample(name, image, *turns, **more):
+    conversation = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(turns)]
+    return {"id": name, **({"image": image} if image else {}), "conversations": conversation, **more}
+
+
+@pytest.fixture
+def samples(said):
+    return [
+        sample("right", "photo.jpg", "<image>\nWhat is it?", "  " + said("photo.jpg", "What is it?") + "\n"),
+        sample("moved", "shapes.png", "How many?\n<image>", said("shapes.png", "How many?")),
+        sample("wrong", "photo.jpg", "<image>\nWhat is it?", "surely not this"),
+        sample("typed", "grey.png", "<image>\nWhy?", said("grey.png", "Why?"), type="reason"),
+    ]
+
+
+@pytest.mark.parametrize("lines", [False, True], ids=["list", "lines"])
+def test_scores(evaluate, samples, lines):
+    result = evaluate(samples, "--json", lines=lines)
+    score = result.json
+    assert (score["correct"], score["total"], score["accuracy"]) == (3, 4, 0.75)
+    assert {kind: (row["correct"], row["total"]) for kind, row in score["kinds"].items()} == {
+        "what": (1, 2), "how": (1, 1), "reason": (1, 1)}
+    assert "evaluating: 4 of 4 questions" in result.err
+    table = evaluate(samples, "--quiet", lines=lines)
+    assert table.err == ""
+    assert [line.split() for line in table.out.splitlines()[1:]] == [
+        ["what", "1", "2", "50.0%"], ["how", "1", "1", "100.0%"], ["reason", "1", "1", "100.0%"],
+        ["all", "3", "4", "75.0%"]]
+
+
+def test_later_questions_see_the_references(evaluate, chat_answers):
+    first, second = chat_answers
+    turns = ["<image>\nWhat is it?", first, "Why?", second]
+    score = evaluate([sample("two turns", "photo.jpg", *turns)], "--json").json
+    assert (score["correct"], score["total"]) == (2, 2)
+
+
+@pytest.fixture
+def chat_answers(fastvlm, model):
+    result = fastvlm("chat", "--model", model, "--image", IMAGES / "photo.jpg", "--temperature", "0", *LENGTH, "--json",
+                     input="What is it?\nWhy?\n")
+    return [json.loads(line)["text"] for line in result.out.splitlines()]
+
+
+def test_several_pictures_and_none(evaluate):
+    data = [sample("pair", ["photo.jpg", "grey.png"], "<image>\n<image>\nSame?", "?"), sample("text", None, "Hello", "?")]
+    assert evaluate(data, "--json").json["total"] == 2
+
+
+def test_predictions(evaluate, samples, tmp_path):
+    out = tmp_path / "answers.jsonl"
+    evaluate(samples, "--json", "--predictions", out)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["id"], row["correct"]) for row in rows] == [("right", True), ("moved", True), ("wrong", False),
+                                                             ("typed", True)]
+    assert rows[1]["question"] == "<image>\nHow many?" and rows[2]["reference"] == "surely not this"
+
+
+@pytest.mark.parametrize("bad, words", [
+    (sample("a", "missing.jpg", "<image>\nx", "y"), "missing.jpg"),
+    (sample("a", "photo.jpg", "no placeholder", "y"), "1 pictures but 0 <image>"),
+    (sample("a", None, "<image>\nx", "y"), "0 pictures but 1 <image>"),
+    (sample("a", "photo.jpg", "<image>\nx"), "followed by its answer"),
+    (sample("a", 7, "<image>\nx", "y"), "image"),
+    (sample("a", ["photo.jpg", 7], "<image><image>\nx", "y"), "image"),
+    ({"id": "a", "conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "y"}]}, "human"),
+    ({"id": "a", "conversations": [{"from": "human"}, {"from": "gpt", "value": "y"}]}, "turn 1"),
+    ({"id": "a"}, "conversations"),
+    ("text", "conversations"),
+])
+def test_faulty_samples(evaluate, bad, words):
+    evaluate([bad], "--json").failed(1, words)
+
+
+@pytest.mark.parametrize("text, words", [("", "no samples"), ("[]", "no samples"), ("[{]", "line 1"), ('{"id": 1}\n{', "line 2")])
+def test_faulty_files(fastvlm, model, tmp_path, text, words):
+    data = tmp_path / "data.json"
+    data.write_text(text)
+    fastvlm("eval", "--model", model, "--data", data).failed(1, str(data) if "line" in words else "", words)
+
+
+def test_usage(fastvlm, model, tmp_path):
+    fastvlm("eval", "--model", model).failed(2, "--data")
+    fastvlm("eval", "--model", model, "--data", tmp_path / "none.json").failed(1, "none.json")
