@@ -3,9 +3,11 @@
 
     build/oracle/bin/python tools/oracle_text.py CONVERSATION.PY [OUT]            (default: tests/data/text)
 
-CONVERSATION.PY is llava/conversation.py of the published code. The tokenizer is that of tests/golden/llava (see
-tools/oracle.py, whose environment this uses too). Texts and conversations are a fixed function of the seed below.
+CONVERSATION.PY is llava/conversation.py of the published code; the environment is that of tools/oracle.py. Texts and
+conversations are a fixed function of the seed below.
 
+tokenizer.json, vocab.json, merges.txt, added_tokens.json, tokenizer_config.json
+                      a small tokenizer of Qwen2's kind, trained on the texts
 tokenizer.jsonl       a line a text: {"text", "ids", "decoded", "decoded_skip_special"}
 conversations.json    [{"template", "turns": [["u"|"a", text or null], ...], "system" (optional), "prompt"}]; "prompt" is
                       null where the published code refuses
@@ -19,12 +21,16 @@ import sys
 import types
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 7
 TEXTS = 260
 CONVERSATIONS = 9  # random ones a template
+TOKENS = 480  # before the special ones
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+           r"|\s+(?!\S)|\s+")
 
 WORDS = [
     "the", " The", "What", " is", " shown", "picture", "?", "!", "...", " 2024", "1", "'s", "'LL", "don't", " don't",
@@ -44,6 +50,31 @@ def texts(chooser):
         yield word
     for _ in range(TEXTS - len(WORDS) - 1):
         yield "".join(chooser.choice(WORDS) for _ in range(chooser.randint(2, 10)))
+
+
+def train(lines):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(lines, trainers.BpeTrainer(
+        vocab_size=TOKENS, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return tokenizer
+
+
+def write_tokenizer(tokenizer, out):
+    tokenizer.model.save(str(out))  # vocab.json and merges.txt
+    (out / "tokenizer.json").write_text(tokenizer.to_str() + "\n", encoding="utf-8")
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    (out / "added_tokens.json").write_text(json.dumps(ids) + "\n")
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    config = {"added_tokens_decoder": {str(i): {"content": token, **flags} for token, i in ids.items()},
+              "tokenizer_class": "Qwen2Tokenizer"}
+    (out / "tokenizer_config.json").write_text(json.dumps(config) + "\n")
 
 
 def write_tokens(tokenizer, path, chooser):
@@ -115,7 +146,8 @@ def main():
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     chooser = random.Random(SEED)
-    tokenizer = Tokenizer.from_file(str(ROOT / "tests/golden/llava/tokenizer.json"))
+    tokenizer = train(list(texts(random.Random(SEED))))
+    write_tokenizer(tokenizer, options.out)
     write_tokens(tokenizer, options.out / "tokenizer.jsonl", chooser)
     rows = list(conversations(load_conversations(options.conversation), chooser))
     (options.out / "conversations.json").write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
