@@ -101,6 +101,17 @@ def test_stop_text_ends_the_answer(predict):
     assert predict(*options, "--stop", stop).out == whole[:at] + "\n"
 
 
+def test_stop_texts_of_a_template(predict, tmp_path):
+    template = tmp_path / "mine.json"
+    parts = {"user_prefix": "Q: ", "user_suffix": "\n", "assistant_open": "A:"}
+    template.write_text(json.dumps(parts))
+    options = ["--temperature", "0", "--max-tokens", "30", "--template", template]
+    whole = predict(*options, "--json").json["text"]
+    stop = whole[6:9]
+    template.write_text(json.dumps({**parts, "stop": [stop]}))
+    assert predict(*options, "--json").json["text"] == whole[:whole.index(stop)]
+
+
 def test_system_and_template_change_the_prompt(predict, tmp_path):
     plain = predict("--json", "--max-tokens", "1").json["prompt_tokens"]
     assert predict("--json", "--max-tokens", "1", "--system", "Be very brief, please.").json["prompt_tokens"] != plain
