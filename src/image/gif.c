@@ -84,6 +84,21 @@ static void make_colours(const ColorMapObject *map, uint8_t (*colours)[3])
     }
 }
 
+/* Give the part of the screen that the frame leaves free the colour [3]. */
+static void fill_around(const GifImageDesc *frame, const uint8_t *colour, const fvlm_raster *raster)
+{
+    size_t left = (size_t)frame->Left, top = (size_t)frame->Top;
+    size_t right = left + (size_t)frame->Width, bottom = top + (size_t)frame->Height;
+    for (size_t y = 0; y < raster->height; y++) {
+        uint8_t *row = raster->rgb + y * raster->width * 3;
+        bool inside = y >= top && y < bottom;
+        for (size_t x = 0; x < (inside ? left : raster->width); x++)
+            memcpy(row + 3 * x, colour, 3);
+        for (size_t x = right; inside && x < raster->width; x++)
+            memcpy(row + 3 * x, colour, 3);
+    }
+}
+
 static fvlm_status read_picture(GifFileType *gif, const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error)
 {
     int transparent;
@@ -101,11 +116,6 @@ static fvlm_status read_picture(GifFileType *gif, const fvlm_encoded *source, fv
 
     uint8_t colours[256][3];
     make_colours(frame->ColorMap ? frame->ColorMap : gif->SColorMap, colours);
-    const uint8_t *background = colours[transparent >= 0 ? transparent : 0];
-    if (width < raster->width || height < raster->height)
-        for (size_t i = 0; i < raster->width * raster->height; i++)
-            memcpy(raster->rgb + 3 * i, background, 3);
-
     GifPixelType *indices = malloc(width);
     if (!indices)
         return fvlm_fail_memory(error);
@@ -123,6 +133,8 @@ static fvlm_status read_picture(GifFileType *gif, const fvlm_encoded *source, fv
                 memcpy(row + 3 * x, colours[indices[x]], 3);
         }
     free(indices);
+    if (status == FVLM_OK)
+        fill_around(frame, colours[transparent >= 0 ? transparent : 0], raster);
     return status;
 }
 
