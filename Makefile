@@ -4,6 +4,7 @@ NINJA ?= ninja
 BUILD ?= build
 PREFIX ?= /usr/local
 DESTDIR ?=
+MODEL ?=
 
 .PHONY: all packages demo check check-all asan tsan ubsan fuzz bench install format clean
 
@@ -32,8 +33,10 @@ check-all:
 asan tsan ubsan fuzz:
 	@tools/check.sh $@
 
-bench: all
-	@$(NINJA) -C $(BUILD) bench
+# Kernels, then a whole answer; MODEL=... for a real model. bench/ compares with other runtimes.
+bench: packages
+	@$(MAKE) --no-print-directory all
+	@MODEL=$(MODEL) tools/bench.sh $(BUILD)
 
 install: all
 	@DESTDIR=$(DESTDIR) $(MESON) install -C $(BUILD) --no-rebuild

@@ -160,24 +160,22 @@ static bool within(double value, double low, double high)
     return value >= low && value <= high;
 }
 
-/* The texts of --stop, and those of the template. They stay: *stops [*count] is never freed. */
-static fvlm_status join_stops(const char ***stops, size_t *count, fvlm_error *error)
+/* Put the texts that end an answer under the template behind those of --stop. */
+static fvlm_status add_template_stops(fvlm_error *error)
 {
-    static char **of_template;
-    static const char **joined;
+    char **of_template;
     size_t given = cli_count(cli_generation.stop), more;
-    *stops = NULL;
-    *count = 0;
     fvlm_status status = fvlm_template_stops(cli_prompt.template_name, &of_template, &more, error);
     if (status)
         return status;
-    joined = fvlm_calloc(given + more + 1, sizeof *joined);
-    if (!joined)
-        return fvlm_fail_memory(error);
-    for (size_t i = 0; i < given + more; i++)
-        joined[i] = i < given ? cli_generation.stop[i] : of_template[i - given];
-    *stops = joined;
-    *count = given + more;
+    char **joined = more ? realloc(cli_generation.stop, (given + more + 1) * sizeof *joined) : NULL;
+    if (!joined) {
+        fvlm_free(of_template);
+        return more ? fvlm_fail_memory(error) : FVLM_OK;
+    }
+    memcpy(joined + given, of_template, more * sizeof *joined);
+    joined[given + more] = NULL;
+    cli_generation.stop = joined;
     return FVLM_OK;
 }
 
@@ -208,9 +206,7 @@ fvlm_status cli_generation_get(double default_temperature, fvlm_generation *gene
     for (size_t i = 0; i < cli_count(given->stop); i++)
         if (given->stop[i][0] == '\0')
             return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "--stop needs a text that is not empty");
-    const char **stops;
-    size_t stop_count;
-    fvlm_status status = join_stops(&stops, &stop_count, error);
+    fvlm_status status = add_template_stops(error);
     if (status)
         return status;
     *generation = (fvlm_generation){
@@ -223,8 +219,8 @@ fvlm_status cli_generation_get(double default_temperature, fvlm_generation *gene
         .max_tokens = given->max_tokens,
         .beams = given->beams,
         .length_penalty = (float)given->length_penalty,
-        .stop = stops,
-        .stop_count = stop_count,
+        .stop = (const char *const *)given->stop,
+        .stop_count = cli_count(given->stop),
     };
     return FVLM_OK;
 }

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# `make bench`: every kernel by itself, then a whole answer. $1 is the build folder; MODEL a checkpoint or published name,
+# the demo's small one unless given.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build=${1:-build}
+for program in "$build"/tests/kernels/test_*; do
+    if [ -f "$program" ] && [ -x "$program" ]; then
+        echo "== $(basename "$program")"
+        "$program" --bench
+    fi
+done
+model=${MODEL:-$build/demo-model}
+if [ -z "${MODEL:-}" ]; then
+    "$build/tools/make_demo_model" "$model"
+fi
+echo "== $model"
+"$build/fastvlm" bench --model "$model"
