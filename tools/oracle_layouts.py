@@ -7,6 +7,7 @@ scheme: quantise() returns what is stored, dequantise() what it means.
 """
 
 import json
+import struct
 
 import numpy as np
 import torch
@@ -182,6 +183,20 @@ def mlx_name(name):
     return "language_model." + name
 
 
+def save_mlx(path, arrays):
+    """A safetensors file as MLX writes it: nothing pads the header, so the data may lie at odd addresses. Here it
+    always does: what a reader must cope with should not depend on the length of some names."""
+    kinds = {"float16": "F16", "uint32": "U32"}
+    header, offset = {"__metadata__": {"format": "mlx"}}, 0
+    for name, array in arrays.items():
+        end = offset + array.nbytes
+        header[name] = {"dtype": kinds[array.dtype.name], "shape": list(array.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (1 - len(text) % 2)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in arrays.values()))
+
+
 def write_apple(folder, model, config, bits, tower, side):
     """fp16 language model and projector, quantised to `bits` (16: not) where whole groups fit; the tower as a package.
 
@@ -200,8 +215,7 @@ def write_apple(folder, model, config, bits, tower, side):
         else:
             stored[new] = value.astype(np.float16)
             meaning[name] = value
-    state = {name: torch.from_numpy(np.array(value)) for name, value in sorted(stored.items())}
-    save_file(state, folder / "model.safetensors", metadata={"format": "mlx"})
+    save_mlx(folder / "model.safetensors", dict(sorted(stored.items())))
     quantisation = {"quantization": {"group_size": GROUP, "bits": bits}} if bits < 16 else {}
     write_json(folder / "config.json", {**config, "image_token_index": config["vocab_size"] - 1, **quantisation})
     processor = {"processor_class": "LlavaProcessor", "image_token": "<image>", "patch_size": 64}

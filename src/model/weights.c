@@ -103,6 +103,19 @@ static bool is_aligned(const void *data, size_t bytes)
     return (uintptr_t)data % bytes == 0;
 }
 
+/* The tensor's data where it lies, or, when its elements are not aligned there, a copy in the arena. */
+static const void *aligned_data(fvlm_loader *loader, const fvlm_tensor *tensor)
+{
+    if (is_aligned(tensor->data, fvlm_dtype_bytes(tensor->type)))
+        return tensor->data;
+    void *copy = fvlm_arena_alloc(loader->arena, tensor->bytes, 1);
+    if (!copy) {
+        loader->status = fvlm_fail_memory(loader->error);
+        return NULL;
+    }
+    return memcpy(copy, tensor->data, tensor->bytes);
+}
+
 const float *fvlm_load_vector(fvlm_loader *loader, size_t count, const char *format, ...)
 {
     char name[FVLM_MAX_NAME];
@@ -125,7 +138,8 @@ const float *fvlm_load_vector(fvlm_loader *loader, size_t count, const char *for
     return convert(loader, tensor, count);
 }
 
-/* Scales or biases of a quantised matrix: [rows, groups] of a float type, given as they are stored. */
+/* Scales or biases of a quantised matrix: [rows, groups] of a float type, where they lie: MLX aligns nothing, and the
+ * type has to stay, since it decides how values are rounded. */
 static const void *load_group_values(fvlm_loader *loader, const char *name, size_t rows, size_t groups,
                                      fvlm_dtype *type)
 {
@@ -140,7 +154,7 @@ static const void *load_group_values(fvlm_loader *loader, const char *name, size
     }
     loader->bytes += tensor->bytes;
     *type = FVLM_F32;
-    if (tensor->type == FVLM_F64 || !is_aligned(tensor->data, fvlm_dtype_bytes(tensor->type)))
+    if (tensor->type == FVLM_F64)
         return convert(loader, tensor, rows * groups);
     *type = tensor->type;
     return tensor->data;
@@ -177,13 +191,6 @@ static void load_quantized(fvlm_loader *loader, const fvlm_tensor *packed, fvlm_
     matrix->type = bits == 4 ? FVLM_MLX4 : FVLM_MLX8;
     matrix->group = group;
     matrix->data = packed->data;
-    if (!loader->status && !is_aligned(packed->data, sizeof(uint32_t))) {
-        void *copy = fvlm_arena_alloc(loader->arena, packed->bytes, 1);
-        if (!copy)
-            loader->status = fvlm_fail_memory(loader->error);
-        else
-            matrix->data = memcpy(copy, packed->data, packed->bytes);
-    }
 }
 
 fvlm_matrix fvlm_load_matrix(fvlm_loader *loader, size_t rows, size_t cols, const char *format, ...)
@@ -219,10 +226,11 @@ fvlm_matrix fvlm_load_matrix(fvlm_loader *loader, size_t rows, size_t cols, cons
     }
     count_weights(loader, tensor, rows * cols);
     matrix.type = tensor->type;
-    matrix.data = tensor->data;
-    if (tensor->type == FVLM_F64 || !is_aligned(tensor->data, fvlm_dtype_bytes(tensor->type))) {
+    if (tensor->type == FVLM_F64) {
         matrix.type = FVLM_F32;
         matrix.data = convert(loader, tensor, rows * cols);
+    } else {
+        matrix.data = aligned_data(loader, tensor);
     }
     return matrix;
 }
