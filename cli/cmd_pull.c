@@ -42,25 +42,23 @@ static const cli_usage usage = {
     .example = "  fastvlm pull llava-fastvithd_0.5b_stage3\n"
                "  fastvlm predict --model llava-fastvithd_0.5b_stage3 --image cat.jpg --prompt \"What is this?\""};
 
-/* True when the user agrees. Not asked, where nobody could answer. */
-static bool licence_accepted(void)
+/* CLI_DONE when the user agrees; not asked, where nobody could answer. */
+static int accept_the_licence(void)
 {
     fputs("The weights of the published FastVLM models are Apple's, not part of this program. They come under the\n"
           "Apple Machine Learning Research Model licence, which allows research use only:\n"
           "  https://github.com/apple/ml-fastvlm/blob/main/LICENSE_MODEL\n",
           stderr);
     if (accept_licence)
-        return true;
-    if (!fvlm_is_terminal(stdin)) {
-        cli_usage_error(&usage, "pass --accept-license to agree to the licence above");
-        return false;
-    }
+        return CLI_DONE;
+    if (!fvlm_is_terminal(stdin))
+        return cli_usage_error(&usage, "pass --accept-license to agree to the licence above");
     fputs("Do you agree? [y/N] ", stderr);
     char line[16] = "";
     if (fgets(line, sizeof line, stdin) && (line[0] == 'y' || line[0] == 'Y'))
-        return true;
+        return CLI_DONE;
     cli_error("not downloaded: the licence was not accepted");
-    return false;
+    return CLI_FAILED;
 }
 
 static bool is_sha256(char *text)
@@ -166,10 +164,10 @@ int cmd_pull(int argc, const char **argv)
         status = cli_zoo_folder(name, &folder, &error);
     bool here = status == FVLM_OK && !again && cli_zoo_downloaded(folder);
     if (status == FVLM_OK && !here) {
-        if (!licence_accepted()) {
+        if ((code = accept_the_licence()) != CLI_DONE) {
             free(home);
             free(folder);
-            return CLI_USAGE;
+            return code;
         }
         cli_interrupt_catch();
         status = pull(name, home, folder, sha256, &error);

@@ -86,7 +86,7 @@ static size_t on_header(char *line, size_t size, size_t count, void *user)
         t->has_length = sscanf(text, "%" SCNu64, &t->content_length) == 1;
     } else if (header_is(line, length, "content-range", &value, &bytes)) {
         trim_copy(value, bytes, text, sizeof text);
-        if (sscanf(text, "bytes %" SCNu64 "-%*u/%" SCNu64, &t->range_first, &t->range_total) == 2)
+        if (sscanf(text, "bytes %" SCNu64 "-%*[0-9]/%" SCNu64, &t->range_first, &t->range_total) == 2)
             t->has_range = true;
         else if (sscanf(text, "bytes */%" SCNu64, &t->range_total) == 1)
             t->has_range = t->status == 416;

@@ -9,6 +9,7 @@ what=${1:?check, check-all, asan, ubsan, tsan, fuzz or arm64}
 python=/usr/bin/python3
 failed=0
 logs=()
+broken=()
 
 # suite NAME BUILD_FOLDER ARGUMENTS...: `meson test` in a folder that is built; its log is kept as testlog-NAME.json.
 suite() {
@@ -31,14 +32,26 @@ compile() {
     shift
     if [ ! -f "$build/build.ninja" ]; then
         rm -rf "$build"
-        meson setup "$build" "$@"
+        meson setup "$build" "$@" || return 1
     fi
     ninja -C "$build"
 }
 
+# attempt RUN: what does not even build is a failure, and the next run goes on.
+attempt() {
+    if ! "$1"; then
+        echo "$1 could not be built" >&2
+        broken+=("$1")
+    fi
+}
+
 # Tests of the suite "full" need full-size models; those of "house" look at the sources and need no second run.
 run_check() {
-    compile build
+    # A build of `make demo` may have been set up before what the tests need was there.
+    if [ -f build/build.ninja ] && [ "$(meson introspect build --tests)" = "[]" ]; then
+        meson configure build -Dtests=enabled || return 1
+    fi
+    compile build -Dtests=enabled || return 1
     suite check build --no-suite full
 }
 
@@ -47,18 +60,18 @@ run_full() {
 }
 
 run_asan() {
-    compile build-asan -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
+    compile build-asan -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false || return 1
     suite asan build-asan --no-suite full --no-suite house --timeout-multiplier 5
 }
 
 run_ubsan() {
-    compile build-ubsan -Dbuildtype=debugoptimized -Db_sanitize=undefined -Db_lundef=false
+    compile build-ubsan -Dbuildtype=debugoptimized -Db_sanitize=undefined -Db_lundef=false || return 1
     suite ubsan build-ubsan --no-suite full --no-suite house --timeout-multiplier 5
 }
 
 # What runs on several threads: the pool, the kernels over it, whole answers.
 run_tsan() {
-    compile build-tsan -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
+    compile build-tsan -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false || return 1
     # gcc 12's ThreadSanitizer does not know address spaces that are shuffled more than this.
     local wrapper=()
     if [ "$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 28)" -gt 28 ]; then
@@ -69,39 +82,39 @@ run_tsan() {
 }
 
 run_arm64() {
-    tools/arm64_root.sh build-arm64-root
-    compile build-arm64 --cross-file build-arm64-root/place.ini --cross-file tools/arm64.ini
+    tools/arm64_root.sh build-arm64-root || return 1
+    compile build-arm64 --cross-file build-arm64-root/place.ini --cross-file tools/arm64.ini || return 1
     suite arm64 build-arm64 --suite unit --suite kernels --suite golden --suite fuzz --no-suite full --timeout-multiplier 20
 }
 
-# libFuzzer, a short while for each target; `make fuzz SECONDS_EACH=3600` for longer.
+# libFuzzer, a short while for each target; `meson configure build-fuzz -Dfuzz_seconds=3600` for longer.
 run_fuzz() {
-    CC=clang compile build-fuzz -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true
+    CC=clang compile build-fuzz -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true || return 1
     suite fuzz build-fuzz --suite libfuzzer --num-processes 2 --timeout-multiplier 0
 }
 
 case "$what" in
 check)
     tools/install_packages.sh check
-    run_check
+    attempt run_check
     ;;
 check-all)
     tools/install_packages.sh all
-    run_check
-    run_full
-    run_asan
-    run_tsan
-    run_arm64
-    run_fuzz
+    attempt run_check
+    attempt run_full
+    attempt run_asan
+    attempt run_tsan
+    attempt run_arm64
+    attempt run_fuzz
     ;;
 asan | ubsan | tsan | fuzz | arm64)
     tools/install_packages.sh all
-    "run_$what"
+    attempt "run_$what"
     ;;
 *)
     echo "unknown run '$what'" >&2
     exit 2
     ;;
 esac
-"$python" tools/summary.py "${logs[@]}" || failed=1
+"$python" tools/summary.py --broken "${#broken[@]}" "${logs[@]}" || failed=1
 exit "$failed"

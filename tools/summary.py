@@ -1,8 +1,8 @@
-"""Sum up what meson ran: tools/summary.py TESTLOG.json...
+"""Sum up what meson ran: tools/summary.py [--broken N] TESTLOG.json...
 
 Counts single cases where a test program says how many it had (cmocka, pytest), else one for the program; names what
-failed and what was skipped with its reason; ends in the line "N passed, N failed, N skipped". Exit status 1 when
-anything failed or nothing passed.
+failed and what was skipped with its reason; ends in the line "N passed, N failed, N skipped". N builds that broke count as
+failures. Exit status 1 when anything failed or nothing passed.
 """
 import json
 import re
@@ -36,6 +36,8 @@ def reason(output):
 
 def main(logs):
     passed, failed, skipped = 0, 0, 0
+    if logs[:1] == ["--broken"]:
+        failed, logs = int(logs[1]), logs[2:]
     failures, skips, golden = [], [], set()
     for log in logs:
         with open(log, encoding="utf-8") as lines:

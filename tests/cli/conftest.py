@@ -2,8 +2,12 @@
 import json
 import os
 import pathlib
+import pty
+import re
+import select
 import shlex
 import subprocess
+import time
 
 import pytest
 
@@ -35,6 +39,37 @@ class Result:
         for word in words:
             assert word in errors[0], errors[0]
         return self
+
+
+class Terminal:
+    """The program in front of a pseudo terminal."""
+
+    def __init__(self, *arguments, env=None):
+        self.process, self.handle = pty.fork()
+        if self.process == 0:
+            os.environ.update({"TERM": "xterm", **(env or {})})
+            command = [*WRAPPER, str(BUILD / "fastvlm"), *map(str, arguments)]
+            os.execvp(command[0], command)
+        self.seen = ""
+
+    def expect(self, pattern, seconds=30):
+        end = time.monotonic() + seconds
+        while not (match := re.search(pattern, self.seen)):
+            ready, _, _ = select.select([self.handle], [], [], max(0, end - time.monotonic()))
+            assert ready, f"no {pattern!r} in {self.seen!r}"
+            try:
+                self.seen += os.read(self.handle, 65536).decode("utf-8", "replace")
+            except OSError:
+                pytest.fail(f"ended without {pattern!r}: {self.seen!r}")
+        self.seen = self.seen[match.end():]
+
+    def send(self, text):
+        os.write(self.handle, text.encode())
+
+    def end(self):
+        status = os.waitpid(self.process, 0)[1]
+        os.close(self.handle)
+        return os.waitstatus_to_exitcode(status)
 
 
 @pytest.fixture

@@ -1,16 +1,12 @@
 """chat: turns, pictures, commands; by a pipe, and in front of a terminal."""
 import json
 import os
-import pty
-import re
-import select
 import signal
 import subprocess
-import time
 
 import pytest
 
-from conftest import BUILD, GOLDEN, WRAPPER
+from conftest import BUILD, GOLDEN, WRAPPER, Terminal
 
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
 
@@ -102,37 +98,6 @@ def test_conversation_beyond_the_context(chat):
     assert "/clear" in result.err and result.err.count("fastvlm: ") == 1
     first, second = answers(result)
     assert second["prompt_tokens"] > first["prompt_tokens"]
-
-
-class Terminal:
-    """The program in front of a pseudo terminal."""
-
-    def __init__(self, *arguments):
-        self.process, self.handle = pty.fork()
-        if self.process == 0:
-            os.environ["TERM"] = "xterm"
-            command = [*WRAPPER, str(BUILD / "fastvlm"), *map(str, arguments)]
-            os.execvp(command[0], command)
-        self.seen = ""
-
-    def expect(self, pattern, seconds=30):
-        end = time.monotonic() + seconds
-        while not (match := re.search(pattern, self.seen)):
-            ready, _, _ = select.select([self.handle], [], [], max(0, end - time.monotonic()))
-            assert ready, f"no {pattern!r} in {self.seen!r}"
-            try:
-                self.seen += os.read(self.handle, 65536).decode("utf-8", "replace")
-            except OSError:
-                pytest.fail(f"ended without {pattern!r}: {self.seen!r}")
-        self.seen = self.seen[match.end():]
-
-    def send(self, text):
-        os.write(self.handle, text.encode())
-
-    def end(self):
-        status = os.waitpid(self.process, 0)[1]
-        os.close(self.handle)
-        return os.waitstatus_to_exitcode(status)
 
 
 def test_terminal(model, picture):

@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 
-from conftest import BUILD, WRAPPER
+from conftest import BUILD, WRAPPER, Terminal
 from flaky_server import serve
 
 NAME = "llava-fastvithd_0.5b_stage3"
@@ -182,6 +182,17 @@ def test_usage(fastvlm):
 def test_licence_has_to_be_accepted(fastvlm, server, home):
     fastvlm("pull", NAME, "--url-base", server.url).failed(2, "--accept-license")
     assert server.requests == [] and not home.exists()
+
+
+@pytest.mark.parametrize("answer, code", [("n", 1), ("", 1), ("y", 0)])
+def test_licence_is_asked_for_on_a_terminal(server, home, tmp_path, answer, code):
+    terminal = Terminal("pull", NAME, "--url-base", server.url, env={"FVLM_HOME": str(tmp_path / "home")})
+    terminal.expect("research use only")
+    terminal.expect(r"\[y/N\] ")
+    terminal.send(answer + "\r")
+    terminal.expect("SHA-256" if code == 0 else "not accepted")
+    assert terminal.end() == code
+    assert (home / NAME).exists() == (code == 0)
 
 
 def test_file_size_limit_is_a_clear_error(pull, home, server):
