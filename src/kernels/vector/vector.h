@@ -43,6 +43,12 @@ typedef __m512 vf;
 
 FVLM_INLINE __mmask16 vf_mask(size_t n) { return (__mmask16)((1u << n) - 1); }
 FVLM_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+/* VF_LANES / 2 floats, each in two neighbouring lanes */
+FVLM_INLINE vf vf_load_twice(const float *p)
+{
+    __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
 FVLM_INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n) { return _mm512_maskz_loadu_ps(vf_mask(n), p); }
 FVLM_INLINE void vf_store_n(float *p, vf a, size_t n) { _mm512_mask_storeu_ps(p, vf_mask(n), a); }
@@ -160,6 +166,11 @@ FVLM_INLINE __m256i vf_mask(size_t n)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 FVLM_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+FVLM_INLINE vf vf_load_twice(const float *p)
+{
+    __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), twice);
+}
 FVLM_INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n) { return _mm256_maskload_ps(p, vf_mask(n)); }
 FVLM_INLINE void vf_store_n(float *p, vf a, size_t n) { _mm256_maskstore_ps(p, vf_mask(n), a); }
@@ -281,6 +292,11 @@ FVLM_INLINE void vf_transpose(vf r[VF_LANES])
 typedef float32x4_t vf;
 
 FVLM_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
+FVLM_INLINE vf vf_load_twice(const float *p)
+{
+    float32x2_t two = vld1_f32(p);
+    return vcombine_f32(vdup_lane_f32(two, 0), vdup_lane_f32(two, 1));
+}
 FVLM_INLINE void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n)
 {

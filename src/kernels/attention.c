@@ -1,0 +1,170 @@
+/* Attention by matrix products (many queries) or by dot products (few), and rotary positions.
+ *
+ * Many queries: a task takes a head and a run of queries. It unpacks the head's keys and values into panels, then for
+ * each block of QUERY_BLOCK queries: scores [block, keys] = q K^T, softmax row by row, out [block, head_dim] = p V.
+ * Few queries (decoding, beams): a task takes a head and a query and reads keys and values where they lie.
+ * Every sum runs in the order of the keys, whatever the thread count.
+ */
+#include "kernels/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/gemm_block.h"
+#include "kernels/rows.h"
+
+#define QUERY_BLOCK 56 /* rows of scores at a time: four tiles of the widest GEMM body */
+#define FEW_QUERIES 8  /* up to which unpacking keys would cost more than it saves */
+#define QUERY_RUN 2048 /* queries of a task: panels are unpacked once for them */
+
+/* Floats that one task may need: panels of keys and values, a block of scores, a block of output. */
+static size_t task_floats(size_t queries, size_t keys, size_t head_dim)
+{
+    if (queries <= FEW_QUERIES)
+        return keys;
+    const fvlm_gemm_kernels *kernels = fvlm_gemm_kernels_select();
+    return fvlm_gemm_panels_size(kernels, head_dim, keys) + fvlm_gemm_panels_size(kernels, keys, head_dim) +
+           QUERY_BLOCK * keys;
+}
+
+size_t fvlm_attention_workspace(size_t queries, size_t keys, size_t head_dim, int threads)
+{
+    /* Calls with fewer queries may need more than half as much: beams add their tail to the keys. */
+    size_t many = task_floats(queries, keys, head_dim), few = task_floats(1, 2 * keys, head_dim);
+    return (size_t)threads * (many > few ? many : few);
+}
+
+struct attention_job {
+    const fvlm_attention *attention;
+    const fvlm_gemm_kernels *gemm;
+    const fvlm_row_kernels *rows;
+    float *workspace; /* [threads, floats] */
+    size_t floats, runs;
+};
+
+static const float *key_value_head(const fvlm_attention *attention, const float *rows, size_t head)
+{
+    return rows + head / (attention->heads / attention->kv_heads) * attention->head_dim;
+}
+
+/* One query and head: scores over the keys, then the tail's rows. */
+static void run_one(void *argument, size_t index, int thread)
+{
+    const struct attention_job *job = argument;
+    const fvlm_attention *a = job->attention;
+    size_t query = index / a->heads, head = index % a->heads, dim = a->head_dim;
+    size_t keys = a->causal ? a->keys - a->queries + query + 1 : a->keys, tail = a->tail ? a->tail_count : 0;
+    const int32_t *rows = a->tail ? a->tail + query * a->tail_stride : NULL;
+    const float *q = a->q + query * a->q_stride + head * dim;
+    const float *k = key_value_head(a, a->k, head), *v = key_value_head(a, a->v, head);
+    float *scores = job->workspace + (size_t)thread * job->floats, *out = a->out + query * a->out_stride + head * dim;
+    for (size_t i = 0; i < keys; i++)
+        scores[i] = job->rows->dot(q, k + i * a->k_stride, dim);
+    for (size_t i = 0; i < tail; i++)
+        scores[keys + i] = job->rows->dot(q, k + (size_t)rows[i] * a->k_stride, dim);
+    float sum = job->rows->exponentials(scores, keys + tail, a->scale);
+    memset(out, 0, dim * sizeof *out);
+    for (size_t i = 0; i < keys; i++)
+        job->rows->add_scaled(v + i * a->v_stride, dim, scores[i], out);
+    for (size_t i = 0; i < tail; i++)
+        job->rows->add_scaled(v + (size_t)rows[i] * a->v_stride, dim, scores[keys + i], out);
+    job->rows->scale(out, dim, 1.0f / sum);
+}
+
+/* One head and a run of queries. */
+static void run_many(void *argument, size_t index, int thread)
+{
+    const struct attention_job *job = argument;
+    const fvlm_attention *a = job->attention;
+    size_t head = index / job->runs, dim = a->head_dim;
+    size_t first = index % job->runs * QUERY_RUN, rest = a->queries - first;
+    size_t last = first + (rest < QUERY_RUN ? rest : QUERY_RUN);
+    size_t keys = a->causal ? a->keys - a->queries + last : a->keys;
+    float *key_panels = job->workspace + (size_t)thread * job->floats;
+    float *value_panels = key_panels + fvlm_gemm_panels_size(job->gemm, dim, keys);
+    float *scores = value_panels + fvlm_gemm_panels_size(job->gemm, keys, dim);
+    fvlm_gemm_panels_from_rows(job->gemm, key_value_head(a, a->k, head), a->k_stride, keys, dim, key_panels);
+    fvlm_gemm_panels_from_columns(job->gemm, key_value_head(a, a->v, head), a->v_stride, keys, dim, value_panels);
+
+    for (size_t query = first; query < last; query += QUERY_BLOCK) {
+        size_t count = last - query < QUERY_BLOCK ? last - query : QUERY_BLOCK;
+        size_t seen = a->causal ? a->keys - a->queries + query + count : keys; /* by the block's last query */
+        fvlm_gemm_block product = {.m = count,
+                                   .n = seen,
+                                   .k = dim,
+                                   .panels = key_panels,
+                                   .x = a->q + query * a->q_stride + head * dim,
+                                   .x_stride = a->q_stride,
+                                   .y = scores,
+                                   .y_stride = keys};
+        job->gemm->block(&product);
+        float sums[QUERY_BLOCK];
+        for (size_t i = 0; i < count; i++) {
+            size_t own = a->causal ? seen - count + i + 1 : seen;
+            float *row = scores + i * keys;
+            sums[i] = job->rows->exponentials(row, own, a->scale);
+            memset(row + own, 0, (seen - own) * sizeof *row);
+        }
+        float *out = a->out + query * a->out_stride + head * dim;
+        /* A panel of values at a time: they are `keys` long, of which this block sees the first. */
+        for (size_t column = 0; column < dim; column += job->gemm->panel) {
+            size_t columns = dim - column < job->gemm->panel ? dim - column : job->gemm->panel;
+            product = (fvlm_gemm_block){.m = count,
+                                        .n = columns,
+                                        .k = seen,
+                                        .panels = value_panels + column * keys,
+                                        .x = scores,
+                                        .x_stride = keys,
+                                        .y = out + column,
+                                        .y_stride = a->out_stride};
+            job->gemm->block(&product);
+        }
+        for (size_t i = 0; i < count; i++)
+            job->rows->scale(out + i * a->out_stride, dim, 1.0f / sums[i]);
+    }
+}
+
+void fvlm_attention_forward(fvlm_pool *pool, const fvlm_attention *attention, float *workspace)
+{
+    bool few = attention->queries <= FEW_QUERIES || attention->tail;
+    size_t tail = attention->tail ? attention->tail_count : 0;
+    struct attention_job job = {.attention = attention,
+                                .gemm = fvlm_gemm_kernels_select(),
+                                .rows = fvlm_row_kernels_select(),
+                                .workspace = workspace,
+                                .runs = (attention->queries + QUERY_RUN - 1) / QUERY_RUN};
+    job.floats = few ? attention->keys + tail : task_floats(attention->queries, attention->keys, attention->head_dim);
+    if (few)
+        fvlm_pool_run(pool, attention->queries * attention->heads, run_one, &job);
+    else
+        fvlm_pool_run(pool, attention->heads * job.runs, run_many, &job);
+}
+
+void fvlm_rope_table(size_t positions, size_t head_dim, double base, float *table)
+{
+    size_t half = head_dim / 2;
+    for (size_t d = 0; d < half; d++) {
+        double frequency = pow(base, -2.0 * (double)d / (double)head_dim);
+        for (size_t i = 0; i < positions; i++) {
+            table[i * head_dim + d] = (float)cos((double)i * frequency);
+            table[i * head_dim + half + d] = (float)sin((double)i * frequency);
+        }
+    }
+}
+
+void fvlm_rope(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
+               const float *table)
+{
+    size_t half = head_dim / 2;
+    for (size_t i = 0; i < rows; i++) {
+        const float *cosines = table + (size_t)positions[i] * head_dim, *sines = cosines + half;
+        for (size_t head = 0; head < heads; head++) {
+            float *low = x + i * stride + head * head_dim, *high = low + half;
+            for (size_t d = 0; d < half; d++) {
+                float a = low[d], b = high[d];
+                low[d] = a * cosines[d] - b * sines[d];
+                high[d] = b * cosines[d] + a * sines[d];
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+/* Convolutions: the C reference, the choice of a body, and the threads, which take a row of the output at a time. */
+#include "kernels/conv_body.h"
+
+#include "base/cpu.h"
+#include "kernels/activation_scalar.h"
+
+static void depthwise_row(const fvlm_depthwise *conv, const float *x, size_t row, float *y)
+{
+    size_t kernel = conv->kernel, channels = conv->channels, pad = kernel / 2;
+    size_t inputs = channels / conv->multiplier, width = (conv->width + conv->stride - 1) / conv->stride;
+    size_t top, bottom, left, right;
+    fvlm_conv_taps(row, kernel, conv->stride, conv->height, &top, &bottom);
+    for (size_t column = 0; column < width; column++) {
+        float *out = y + column * channels;
+        fvlm_conv_taps(column, kernel, conv->stride, conv->width, &left, &right);
+        for (size_t c = 0; c < channels; c++)
+            out[c] = conv->bias ? conv->bias[c] : 0;
+        for (size_t i = top; i < bottom; i++)
+            for (size_t j = left; j < right; j++) {
+                const float *in =
+                    x + ((row * conv->stride + i - pad) * conv->width + column * conv->stride + j - pad) * inputs;
+                const float *weight = conv->weight + (i * kernel + j) * channels;
+                for (size_t c = 0; c < channels; c++)
+                    out[c] += in[c / conv->multiplier] * weight[c];
+            }
+        for (size_t c = 0; c < channels; c++)
+            out[c] = fvlm_activate_one(conv->activation, out[c]);
+    }
+}
+
+static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, float *y)
+{
+    size_t channels = conv->channels, top, bottom, left, right;
+    fvlm_conv_taps(row, 3, 2, conv->height, &top, &bottom);
+    for (size_t column = 0; column < (conv->width + 1) / 2; column++) {
+        float *out = y + column * channels;
+        fvlm_conv_taps(column, 3, 2, conv->width, &left, &right);
+        for (size_t c = 0; c < channels; c++)
+            out[c] = conv->bias[c];
+        for (size_t i = top; i < bottom; i++)
+            for (size_t j = left; j < right; j++)
+                for (size_t colour = 0; colour < 3; colour++) {
+                    float in = (float)x[((2 * row + i - 1) * conv->width + 2 * column + j - 1) * 3 + colour] / 255.0f;
+                    const float *weight = conv->weight + ((i * 3 + j) * 3 + colour) * channels;
+                    for (size_t c = 0; c < channels; c++)
+                        out[c] += in * weight[c];
+                }
+        for (size_t c = 0; c < channels; c++)
+            out[c] = fvlm_activate_one(conv->activation, out[c]);
+    }
+}
+
+const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise_row, stem_row};
+
+static const fvlm_conv_kernels *select_kernels(void)
+{
+    unsigned flags = fvlm_cpu_flags();
+    (void)flags;
+#if defined(__x86_64__)
+    if (flags & FVLM_CPU_AVX512)
+        return &fvlm_conv_kernels_avx512;
+    if (flags & FVLM_CPU_AVX2)
+        return &fvlm_conv_kernels_avx2;
+#elif defined(__aarch64__)
+    if (flags & FVLM_CPU_NEON)
+        return &fvlm_conv_kernels_neon;
+#endif
+    return &fvlm_conv_kernels_reference;
+}
+
+void fvlm_depthwise_pack(const float *weight, size_t channels, size_t kernel, const float *scale, float *packed)
+{
+    size_t taps = kernel * kernel;
+    for (size_t c = 0; c < channels; c++)
+        for (size_t tap = 0; tap < taps; tap++)
+            packed[tap * channels + c] = weight[c * taps + tap] * (scale ? scale[c] : 1);
+}
+
+void fvlm_stem_pack(const float *weight, size_t channels, float *packed)
+{
+    for (size_t c = 0; c < channels; c++)
+        for (size_t colour = 0; colour < 3; colour++)
+            for (size_t tap = 0; tap < 9; tap++)
+                packed[(tap * 3 + colour) * channels + c] = weight[(c * 3 + colour) * 9 + tap];
+}
+
+struct depthwise_job {
+    const fvlm_conv_kernels *kernels;
+    const fvlm_depthwise *conv;
+    const float *x;
+    float *y;
+};
+
+static void run_depthwise_row(void *argument, size_t row, int thread)
+{
+    (void)thread;
+    const struct depthwise_job *job = argument;
+    size_t width = (job->conv->width + job->conv->stride - 1) / job->conv->stride;
+    job->kernels->depthwise_row(job->conv, job->x, row, job->y + row * width * job->conv->channels);
+}
+
+void fvlm_depthwise_forward(fvlm_pool *pool, const fvlm_depthwise *conv, const float *x, float *y)
+{
+    struct depthwise_job job = {select_kernels(), conv, x, y};
+    fvlm_pool_run(pool, (conv->height + conv->stride - 1) / conv->stride, run_depthwise_row, &job);
+}
+
+struct stem_job {
+    const fvlm_conv_kernels *kernels;
+    const fvlm_stem *conv;
+    const uint8_t *x;
+    float *y;
+};
+
+static void run_stem_row(void *argument, size_t row, int thread)
+{
+    (void)thread;
+    const struct stem_job *job = argument;
+    job->kernels->stem_row(job->conv, job->x, row, job->y + row * ((job->conv->width + 1) / 2) * job->conv->channels);
+}
+
+void fvlm_stem_forward(fvlm_pool *pool, const fvlm_stem *conv, const uint8_t *x, float *y)
+{
+    struct stem_job job = {select_kernels(), conv, x, y};
+    fvlm_pool_run(pool, (conv->height + 1) / 2, run_stem_row, &job);
+}

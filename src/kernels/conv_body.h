@@ -1,0 +1,25 @@
+/* What an instruction set provides for convolutions: one output row at a time. */
+#ifndef FVLM_KERNELS_CONV_BODY_H
+#define FVLM_KERNELS_CONV_BODY_H
+
+#include "kernels/conv.h"
+
+typedef struct fvlm_conv_kernels {
+    /* y[width of the output, channels] is output row `row` of the convolution of x. */
+    void (*depthwise_row)(const fvlm_depthwise *conv, const float *x, size_t row, float *y);
+    void (*stem_row)(const fvlm_stem *conv, const uint8_t *x, size_t row, float *y);
+} fvlm_conv_kernels;
+
+extern const fvlm_conv_kernels fvlm_conv_kernels_reference, fvlm_conv_kernels_avx2, fvlm_conv_kernels_avx512,
+    fvlm_conv_kernels_neon; /* those of this build's architecture exist */
+
+/* Which of the kernel's taps meet the input at output place `place` of a direction `length` long: [first, last). */
+static inline void fvlm_conv_taps(size_t place, size_t kernel, size_t stride, size_t length, size_t *first,
+                                  size_t *last)
+{
+    size_t start = place * stride, pad = kernel / 2; /* tap t reads input start + t - pad */
+    *first = start < pad ? pad - start : 0;
+    *last = start + kernel - pad > length ? length + pad - start : kernel;
+}
+
+#endif

@@ -1,0 +1,117 @@
+/* Rows: the C reference, the choice of a body, and the functions of activation.h. */
+#include "kernels/rows.h"
+
+#include "base/cpu.h"
+#include "kernels/activation_scalar.h"
+
+static void activate(fvlm_activation activation, const float *x, size_t count, float *y)
+{
+    for (size_t i = 0; i < count; i++)
+        y[i] = fvlm_activate_one(activation, x[i]);
+}
+
+static void swiglu(const float *gate, const float *up, size_t count, float *y)
+{
+    for (size_t i = 0; i < count; i++)
+        y[i] = fvlm_activate_one(FVLM_ACTIVATION_SILU, gate[i]) * up[i];
+}
+
+static float exponentials(float *x, size_t count, float scale)
+{
+    float largest = -INFINITY, sum = 0;
+    for (size_t i = 0; i < count; i++)
+        largest = scale * x[i] > largest ? scale * x[i] : largest;
+    for (size_t i = 0; i < count; i++)
+        sum += x[i] = expf(scale * x[i] - largest);
+    return sum;
+}
+
+static void scale(float *x, size_t count, float factor)
+{
+    for (size_t i = 0; i < count; i++)
+        x[i] *= factor;
+}
+
+static void layer_norm(const float *x, size_t c, const float *weight, const float *bias, float eps, float *y)
+{
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < c; i++)
+        sum += x[i];
+    float mean = (float)(sum / (double)c);
+    for (size_t i = 0; i < c; i++)
+        squares += (double)(x[i] - mean) * (double)(x[i] - mean);
+    float inverse = 1.0f / sqrtf((float)(squares / (double)c) + eps);
+    for (size_t i = 0; i < c; i++)
+        y[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
+}
+
+static void rms_norm(const float *x, size_t c, const float *weight, float eps, float *y)
+{
+    double squares = 0;
+    for (size_t i = 0; i < c; i++)
+        squares += (double)x[i] * (double)x[i];
+    float inverse = 1.0f / sqrtf((float)(squares / (double)c) + eps);
+    for (size_t i = 0; i < c; i++)
+        y[i] = x[i] * inverse * weight[i];
+}
+
+static void scale_gelu(const float *x, size_t c, const float *factor, float *y)
+{
+    for (size_t i = 0; i < c; i++)
+        y[i] = fvlm_activate_one(FVLM_ACTIVATION_GELU, x[i] * factor[i]);
+}
+
+static void add(const float *x, size_t c, float *y)
+{
+    for (size_t i = 0; i < c; i++)
+        y[i] += x[i];
+}
+
+static float dot(const float *a, const float *b, size_t count)
+{
+    float sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+static void add_scaled(const float *x, size_t count, float factor, float *y)
+{
+    for (size_t i = 0; i < count; i++)
+        y[i] += factor * x[i];
+}
+
+const fvlm_row_kernels fvlm_row_kernels_reference = {activate, swiglu,     exponentials, scale, layer_norm,
+                                                     rms_norm, scale_gelu, add,          dot,   add_scaled};
+
+const fvlm_row_kernels *fvlm_row_kernels_select(void)
+{
+    unsigned flags = fvlm_cpu_flags();
+    (void)flags;
+#if defined(__x86_64__)
+    if (flags & FVLM_CPU_AVX512)
+        return &fvlm_row_kernels_avx512;
+    if (flags & FVLM_CPU_AVX2)
+        return &fvlm_row_kernels_avx2;
+#elif defined(__aarch64__)
+    if (flags & FVLM_CPU_NEON)
+        return &fvlm_row_kernels_neon;
+#endif
+    return &fvlm_row_kernels_reference;
+}
+
+void fvlm_activate(fvlm_activation activation, const float *x, size_t count, float *y)
+{
+    fvlm_row_kernels_select()->activate(activation, x, count, y);
+}
+
+void fvlm_swiglu(const float *gate, const float *up, size_t count, float *y)
+{
+    fvlm_row_kernels_select()->swiglu(gate, up, count, y);
+}
+
+void fvlm_softmax(float *x, size_t count)
+{
+    const fvlm_row_kernels *kernels = fvlm_row_kernels_select();
+    kernels->scale(x, count, 1.0f / kernels->exponentials(x, count, 1.0f));
+}

@@ -1,0 +1,29 @@
+/* What an instruction set provides for work along one row of numbers: norms, activations, softmax, dot products. */
+#ifndef FVLM_KERNELS_ROWS_H
+#define FVLM_KERNELS_ROWS_H
+
+#include "kernels/activation.h"
+
+typedef struct fvlm_row_kernels {
+    void (*activate)(fvlm_activation activation, const float *x, size_t count, float *y);
+    void (*swiglu)(const float *gate, const float *up, size_t count, float *y);
+    /* x[count] = exp(scale x - max) and their sum, with max the largest scale x */
+    float (*exponentials)(float *x, size_t count, float scale);
+    void (*scale)(float *x, size_t count, float factor);
+    void (*layer_norm)(const float *x, size_t c, const float *weight, const float *bias, float eps, float *y);
+    void (*rms_norm)(const float *x, size_t c, const float *weight, float eps, float *y);
+    void (*scale_gelu)(const float *x, size_t c, const float *scale, float *y);
+    /* y[c] += x[c] */
+    void (*add)(const float *x, size_t c, float *y);
+    float (*dot)(const float *a, const float *b, size_t count);
+    /* y[count] += factor x[count] */
+    void (*add_scaled)(const float *x, size_t count, float factor, float *y);
+} fvlm_row_kernels;
+
+extern const fvlm_row_kernels fvlm_row_kernels_reference, fvlm_row_kernels_avx2, fvlm_row_kernels_avx512,
+    fvlm_row_kernels_neon; /* those of this build's architecture exist */
+
+/* The best of the instruction sets that fvlm_cpu_flags allows. */
+const fvlm_row_kernels *fvlm_row_kernels_select(void);
+
+#endif

@@ -1,0 +1,133 @@
+/* Rows in the vector vocabulary. A row's last, partial register is loaded with zeros behind its end. */
+#include <math.h>
+
+#include "kernels/rows.h"
+#include "kernels/vector/vector_math.h"
+
+/* How many of the lanes from i on belong to the row. */
+static size_t lanes_at(size_t i, size_t count)
+{
+    return count - i < VF_LANES ? count - i : VF_LANES;
+}
+
+static void activate(fvlm_activation activation, const float *x, size_t count, float *y)
+{
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        size_t n = lanes_at(i, count);
+        vf_store_n(y + i, vf_activate(activation, vf_load_n(x + i, n)), n);
+    }
+}
+
+static void swiglu(const float *gate, const float *up, size_t count, float *y)
+{
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        size_t n = lanes_at(i, count);
+        vf_store_n(y + i, vf_mul(vf_silu(vf_load_n(gate + i, n)), vf_load_n(up + i, n)), n);
+    }
+}
+
+static float exponentials(float *x, size_t count, float scale)
+{
+    vf factor = vf_set(scale), largest = vf_set(-INFINITY), sum = vf_zero();
+    size_t i = 0;
+    for (; i + VF_LANES <= count; i += VF_LANES)
+        largest = vf_max(vf_mul(vf_load(x + i), factor), largest);
+    float top = vf_largest(largest);
+    for (size_t j = i; j < count; j++)
+        top = scale * x[j] > top ? scale * x[j] : top;
+    vf shift = vf_set(top);
+    for (i = 0; i + VF_LANES <= count; i += VF_LANES) {
+        vf e = vf_exp(vf_sub(vf_mul(vf_load(x + i), factor), shift));
+        sum = vf_add(sum, e);
+        vf_store(x + i, e);
+    }
+    float rest = 0;
+    if (i < count) {
+        float lanes[VF_LANES];
+        vf_store(lanes, vf_exp(vf_sub(vf_mul(vf_load_n(x + i, count - i), factor), shift)));
+        for (size_t j = 0; j < count - i; j++)
+            rest += x[i + j] = lanes[j];
+    }
+    return vf_sum(sum) + rest;
+}
+
+static void scale(float *x, size_t count, float factor)
+{
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        size_t n = lanes_at(i, count);
+        vf_store_n(x + i, vf_mul(vf_load_n(x + i, n), vf_set(factor)), n);
+    }
+}
+
+static void layer_norm(const float *x, size_t c, const float *weight, const float *bias, float eps, float *y)
+{
+    vf sum = vf_zero(), squares = vf_zero();
+    for (size_t i = 0; i < c; i += VF_LANES)
+        sum = vf_add(sum, vf_load_n(x + i, lanes_at(i, c)));
+    float mean = vf_sum(sum) / (float)c;
+    size_t i = 0;
+    for (; i + VF_LANES <= c; i += VF_LANES) {
+        vf d = vf_sub(vf_load(x + i), vf_set(mean));
+        squares = vf_fma(d, d, squares);
+    }
+    float variance = vf_sum(squares);
+    for (; i < c; i++)
+        variance += (x[i] - mean) * (x[i] - mean);
+    vf inverse = vf_div(vf_set(1.0f), vf_sqrt(vf_set(variance / (float)c + eps)));
+    for (i = 0; i < c; i += VF_LANES) {
+        size_t n = lanes_at(i, c);
+        vf normal = vf_mul(vf_sub(vf_load_n(x + i, n), vf_set(mean)), inverse);
+        vf_store_n(y + i, vf_fma(normal, vf_load_n(weight + i, n), vf_load_n(bias + i, n)), n);
+    }
+}
+
+static void rms_norm(const float *x, size_t c, const float *weight, float eps, float *y)
+{
+    vf squares = vf_zero();
+    for (size_t i = 0; i < c; i += VF_LANES) {
+        vf v = vf_load_n(x + i, lanes_at(i, c));
+        squares = vf_fma(v, v, squares);
+    }
+    vf inverse = vf_div(vf_set(1.0f), vf_sqrt(vf_set(vf_sum(squares) / (float)c + eps)));
+    for (size_t i = 0; i < c; i += VF_LANES) {
+        size_t n = lanes_at(i, c);
+        vf_store_n(y + i, vf_mul(vf_mul(vf_load_n(x + i, n), inverse), vf_load_n(weight + i, n)), n);
+    }
+}
+
+static void scale_gelu(const float *x, size_t c, const float *factor, float *y)
+{
+    for (size_t i = 0; i < c; i += VF_LANES) {
+        size_t n = lanes_at(i, c);
+        vf_store_n(y + i, vf_gelu(vf_mul(vf_load_n(x + i, n), vf_load_n(factor + i, n))), n);
+    }
+}
+
+static void add(const float *x, size_t c, float *y)
+{
+    for (size_t i = 0; i < c; i += VF_LANES) {
+        size_t n = lanes_at(i, c);
+        vf_store_n(y + i, vf_add(vf_load_n(x + i, n), vf_load_n(y + i, n)), n);
+    }
+}
+
+static float dot(const float *a, const float *b, size_t count)
+{
+    vf sum = vf_zero();
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        size_t n = lanes_at(i, count);
+        sum = vf_fma(vf_load_n(a + i, n), vf_load_n(b + i, n), sum);
+    }
+    return vf_sum(sum);
+}
+
+static void add_scaled(const float *x, size_t count, float factor, float *y)
+{
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        size_t n = lanes_at(i, count);
+        vf_store_n(y + i, vf_fma(vf_set(factor), vf_load_n(x + i, n), vf_load_n(y + i, n)), n);
+    }
+}
+
+const fvlm_row_kernels FVLM_FOR_ISA(fvlm_row_kernels) = {activate, swiglu,     exponentials, scale, layer_norm,
+                                                         rms_norm, scale_gelu, add,          dot,   add_scaled};
