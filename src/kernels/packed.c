@@ -1,0 +1,288 @@
+/* Packed linear layers: choice of the instruction set, packing, and how the work falls on threads.
+ *
+ * Linear: all threads prepare the activations (rounded to bf16 or integers) into one scratch, then take tasks of some
+ * rows by some panels. Feed-forward block: a task is a slab of rows, which it takes through both layers, a slice of the
+ * middle at a time, so that the middle stays in the level 2 cache.
+ */
+#include "kernels/packed.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/cpu.h"
+#include "base/memory.h"
+#include "kernels/packed_block.h"
+
+/* Rows of a task: 8 tiles of AVX-512. Weights, which come from the level 3 cache, are used for so many rows, while the
+ * activations of a slice for them, 350 KB as float32, fit the level 2 cache. */
+#define SLAB_ROWS 112
+/* Bytes of weights in a task of a linear layer: some microseconds of reading for a single row, and within a level 2
+ * cache for many. */
+#define TASK_BYTES ((size_t)256 << 10)
+
+const fvlm_packed_kernels *fvlm_packed_kernels_select(void)
+{
+    unsigned flags = fvlm_cpu_flags();
+    (void)flags;
+#if defined(__x86_64__)
+    if (flags & FVLM_CPU_AVX512_BF16 && flags & FVLM_CPU_AVX512_VNNI)
+        return &fvlm_packed_kernels_avx512bf16;
+    if (flags & FVLM_CPU_AVX512_VNNI)
+        return &fvlm_packed_kernels_avx512vnni;
+    if (flags & FVLM_CPU_AVX2)
+        return &fvlm_packed_kernels_avx2;
+#endif
+    return &fvlm_packed_kernels_reference;
+}
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static size_t divide_up(size_t a, size_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+static size_t round_up(size_t x, size_t step)
+{
+    return divide_up(x, step) * step;
+}
+
+static size_t slices_of(size_t cols)
+{
+    return divide_up(cols, FVLM_PACKED_SLICE);
+}
+
+/* Packing. */
+
+/* Where the parts of a packed matrix lie. */
+struct parts {
+    size_t padded; /* rows up to whole panels */
+    size_t panel;  /* bytes of a panel */
+    size_t scales, sums, total;
+};
+
+/* False on overflow, and where a panel's rows would not fit the scratch in which they are rounded. */
+static bool find_parts(fvlm_packed_type type, size_t rows, size_t cols, struct parts *parts)
+{
+    size_t data, floats;
+    *parts = (struct parts){0};
+    if (rows > SIZE_MAX / 2 || cols > FVLM_SCRATCH_BYTES / ((2 * FVLM_PACKED_PANEL + 4) * 2))
+        return false;
+    parts->padded = round_up(rows, FVLM_PACKED_PANEL);
+    if (!fvlm_size_multiply(divide_up(cols, fvlm_packed_unit(type)), FVLM_PACKED_PANEL * 4, &parts->panel) ||
+        !fvlm_size_multiply(parts->padded / FVLM_PACKED_PANEL, parts->panel, &data))
+        return false;
+    parts->scales = parts->sums = parts->total = data;
+    if (type == FVLM_PACKED_BF16)
+        return true;
+    /* A multiple of FVLM_ALIGN each, as padded is one of 32. */
+    return fvlm_size_multiply(parts->padded, sizeof(float), &floats) && fvlm_size_add(data, floats, &parts->sums) &&
+           fvlm_size_multiply(floats, slices_of(cols), &floats) && fvlm_size_add(parts->sums, floats, &parts->total);
+}
+
+size_t fvlm_packed_bytes(fvlm_packed_type type, size_t rows, size_t cols)
+{
+    struct parts parts;
+    return find_parts(type, rows, cols, &parts) ? parts.total : 0;
+}
+
+struct pack {
+    const fvlm_packed_kernels *kernels;
+    fvlm_pool *pool;
+    const fvlm_matrix *matrix;
+    fvlm_packed_type type;
+    char *memory;
+    struct parts parts;
+};
+
+static void pack_task(void *argument, size_t index, int thread)
+{
+    const struct pack *pack = argument;
+    const fvlm_matrix *matrix = pack->matrix;
+    size_t first = index * FVLM_PACKED_PANEL, count = least(FVLM_PACKED_PANEL, matrix->rows - first);
+    size_t cols = matrix->cols, stride = fvlm_packed_stride(pack->type, cols);
+    uint8_t *units = fvlm_pool_scratch(pack->pool, thread);
+    float *row = (float *)(void *)(units + FVLM_PACKED_PANEL * stride);
+    float *scales = (float *)(void *)(pack->memory + pack->parts.scales) + first;
+    float *sums = (float *)(void *)(pack->memory + pack->parts.sums) + first;
+    for (size_t i = 0; i < count; i++) {
+        fvlm_matrix_row(matrix, first + i, row);
+        pack->kernels->round(pack->type, row, cols, units + i * stride, scales + i, sums + i, pack->parts.padded);
+    }
+    memset(units + count * stride, 0, (FVLM_PACKED_PANEL - count) * stride);
+    pack->kernels->interleave(units, stride, divide_up(cols, fvlm_packed_unit(pack->type)),
+                              pack->memory + index * pack->parts.panel);
+}
+
+void fvlm_packed_fill(fvlm_pool *pool, fvlm_packed_type type, const fvlm_matrix *matrix, void *memory,
+                      fvlm_packed *packed)
+{
+    struct pack pack = {fvlm_packed_kernels_select(), pool, matrix, type, memory, {0}};
+    find_parts(type, matrix->rows, matrix->cols, &pack.parts);
+    *packed = (fvlm_packed){type, matrix->rows, matrix->cols, memory, NULL, NULL};
+    memset(pack.memory + pack.parts.scales, 0, pack.parts.total - pack.parts.scales);
+    if (type == FVLM_PACKED_INT8) {
+        packed->scales = (const float *)(void *)(pack.memory + pack.parts.scales);
+        packed->sums = (const float *)(void *)(pack.memory + pack.parts.sums);
+    }
+    fvlm_pool_run(pool, pack.parts.padded / FVLM_PACKED_PANEL, pack_task, &pack);
+}
+
+/* Prepared activations in scratch memory. */
+
+static size_t rows_bytes(fvlm_packed_type type, size_t rows, size_t cols)
+{
+    size_t bytes = rows * fvlm_packed_stride(type, cols);
+    return type == FVLM_PACKED_BF16 ? bytes : round_up(bytes + 2 * slices_of(cols) * rows * sizeof(float), FVLM_ALIGN);
+}
+
+static fvlm_packed_rows place_rows(fvlm_packed_type type, size_t rows, size_t cols, void *memory)
+{
+    fvlm_packed_rows placed = {.data = memory, .stride = fvlm_packed_stride(type, cols), .rows = rows};
+    if (type == FVLM_PACKED_INT8) {
+        placed.scale = (float *)(void *)(placed.data + rows * placed.stride);
+        placed.low = placed.scale + slices_of(cols) * rows;
+    }
+    return placed;
+}
+
+/* Linear layers. */
+
+struct linear {
+    const fvlm_packed_kernels *kernels;
+    const fvlm_packed *w;
+    const float *x; /* [rows.rows, w->cols] */
+    size_t x_stride;
+    fvlm_packed_rows rows;
+    float *y; /* [rows.rows, w->rows] */
+    size_t y_stride;
+    fvlm_epilogue epilogue;
+    size_t slab, slabs; /* rows of a task, and how many tasks they make */
+    size_t channels;    /* of a task */
+};
+
+static void prepare_task(void *argument, size_t index, int thread)
+{
+    const struct linear *linear = argument;
+    size_t first = index * linear->slab;
+    (void)thread;
+    linear->kernels->prepare(linear->w->type, linear->x + first * linear->x_stride, linear->x_stride, linear->w->cols,
+                             first, least(linear->slab, linear->rows.rows - first), &linear->rows);
+}
+
+static void linear_task(void *argument, size_t index, int thread)
+{
+    const struct linear *linear = argument;
+    size_t first = index % linear->slabs * linear->slab, channel = index / linear->slabs * linear->channels;
+    fvlm_epilogue epilogue = linear->epilogue;
+    (void)thread;
+    if (epilogue.residual)
+        epilogue.residual += first * epilogue.residual_stride;
+    linear->kernels->block(&(fvlm_packed_block){
+        .w = linear->w,
+        .first = channel,
+        .count = least(linear->channels, linear->w->rows - channel),
+        .slices = slices_of(linear->w->cols),
+        .x = &linear->rows,
+        .first_row = first,
+        .rows = least(linear->slab, linear->rows.rows - first),
+        .y = linear->y + first * linear->y_stride,
+        .y_stride = linear->y_stride,
+        .epilogue = &epilogue,
+    });
+}
+
+void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, size_t m, size_t x_stride, float *y,
+                        size_t y_stride, const fvlm_epilogue *epilogue)
+{
+    struct linear linear = {
+        .kernels = fvlm_packed_kernels_select(), .w = w, .x = x, .x_stride = x_stride, .y = y, .y_stride = y_stride};
+    if (m == 0 || w->rows == 0)
+        return;
+    if (epilogue)
+        linear.epilogue = *epilogue;
+    size_t panel_bytes = divide_up(w->cols, fvlm_packed_unit(w->type)) * FVLM_PACKED_PANEL * 4;
+    linear.channels = (TASK_BYTES / (panel_bytes + 1) + 1) * FVLM_PACKED_PANEL;
+    size_t most = FVLM_SCRATCH_BYTES / (rows_bytes(w->type, 1, w->cols) + FVLM_ALIGN);
+    for (size_t start = 0; start < m; start += linear.rows.rows) {
+        linear.rows = place_rows(w->type, least(most, m - start), w->cols, fvlm_pool_scratch(pool, 0));
+        linear.slabs = divide_up(linear.rows.rows, SLAB_ROWS);
+        linear.slab = divide_up(linear.rows.rows, linear.slabs);
+        linear.slabs = divide_up(linear.rows.rows, linear.slab);
+        fvlm_pool_run(pool, linear.slabs, prepare_task, &linear);
+        fvlm_pool_run(pool, linear.slabs * divide_up(w->rows, linear.channels), linear_task, &linear);
+        linear.x += linear.rows.rows * x_stride;
+        linear.y += linear.rows.rows * y_stride;
+        if (linear.epilogue.residual)
+            linear.epilogue.residual += linear.rows.rows * linear.epilogue.residual_stride;
+    }
+}
+
+/* Feed-forward blocks. */
+
+struct ffn {
+    const fvlm_packed_kernels *kernels;
+    fvlm_pool *pool;
+    const fvlm_packed_ffn *layers;
+    const float *x; /* [m, c] */
+    float *y;       /* [m, c] */
+    size_t m, slab;
+};
+
+static void ffn_task(void *argument, size_t index, int thread)
+{
+    const struct ffn *ffn = argument;
+    const fvlm_packed *fc1 = &ffn->layers->fc1, *fc2 = &ffn->layers->fc2;
+    size_t channels = fc1->cols, first = index * ffn->slab, count = least(ffn->slab, ffn->m - first);
+    char *scratch = fvlm_pool_scratch(ffn->pool, thread);
+    fvlm_packed_rows x = place_rows(fc1->type, count, channels, scratch);
+    scratch += rows_bytes(fc1->type, count, channels);
+    fvlm_packed_rows middle = place_rows(fc1->type, count, FVLM_PACKED_SLICE, scratch);
+    scratch += rows_bytes(fc1->type, count, FVLM_PACKED_SLICE);
+    float *y = ffn->y + first * channels;
+
+    ffn->kernels->prepare(fc1->type, ffn->x + first * channels, channels, channels, 0, count, &x);
+    for (size_t slice = 0; slice < slices_of(fc1->rows); slice++) {
+        size_t channel = slice * FVLM_PACKED_SLICE;
+        fvlm_packed_block hidden = {.w = fc1,
+                                    .first = channel,
+                                    .count = least(FVLM_PACKED_SLICE, fc1->rows - channel),
+                                    .slices = slices_of(channels),
+                                    .x = &x,
+                                    .rows = count,
+                                    .y = (float *)(void *)scratch,
+                                    .y_stride = FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA,
+                                    .epilogue = &(fvlm_epilogue){.bias = ffn->layers->bias1}};
+        ffn->kernels->hidden(&hidden, &middle);
+        /* Adding is all that the epilogue does, so it may do it slice by slice. */
+        fvlm_epilogue add = {.bias = slice == 0 ? ffn->layers->bias2 : NULL,
+                             .scale = ffn->layers->scale,
+                             .residual = y,
+                             .residual_stride = channels};
+        ffn->kernels->block(&(fvlm_packed_block){.w = fc2,
+                                                 .count = fc2->rows,
+                                                 .slice = slice,
+                                                 .slices = 1,
+                                                 .x = &middle,
+                                                 .rows = count,
+                                                 .y = y,
+                                                 .y_stride = channels,
+                                                 .epilogue = &add});
+    }
+}
+
+void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *layers, const float *x, size_t m, float *y)
+{
+    if (m == 0 || layers->fc1.cols == 0)
+        return;
+    /* Whole rounds of the threads, and no slab larger than the scratch, which matters from 10000 channels on. */
+    size_t row = rows_bytes(layers->fc1.type, 1, layers->fc1.cols) +
+                 rows_bytes(layers->fc1.type, 1, FVLM_PACKED_SLICE) +
+                 (FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA) * sizeof(float) + FVLM_ALIGN;
+    size_t slabs = round_up(divide_up(m, least(SLAB_ROWS, FVLM_SCRATCH_BYTES / row)), (size_t)fvlm_pool_threads(pool));
+    struct ffn ffn = {fvlm_packed_kernels_select(), pool, layers, x, y, m, divide_up(m, slabs)};
+    fvlm_pool_run(pool, divide_up(m, ffn.slab), ffn_task, &ffn);
+}

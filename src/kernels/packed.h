@@ -1,0 +1,52 @@
+/* Linear layers and the tower's feed-forward blocks with weights in bf16 or 8-bit integers.
+ *
+ * Unlike a mapped fvlm_matrix these weights are packed once, at load, in the order in which the kernels read them.
+ * bf16: activations are rounded to bf16, products summed in float32. int8: each output channel has a scale for its
+ * weights; activations become unsigned integers at run time, with a scale and a least value for each row and slice of
+ * FVLM_PACKED_SLICE inputs. Sums of integers are exact, and what is summed in float32 goes in the order of the inputs:
+ * results do not depend on the number of threads.
+ */
+#ifndef FVLM_KERNELS_PACKED_H
+#define FVLM_KERNELS_PACKED_H
+
+#include "base/pool.h"
+#include "kernels/gemm.h"
+
+typedef enum fvlm_packed_type { FVLM_PACKED_BF16, FVLM_PACKED_INT8 } fvlm_packed_type;
+
+/* Outputs side by side in a panel. */
+#define FVLM_PACKED_PANEL 32
+/* Inputs that share a scale (int8), and the part of an FFN's middle that exists at a time. A multiple of 4. */
+#define FVLM_PACKED_SLICE 768
+
+/* W [rows, cols]. */
+typedef struct fvlm_packed {
+    fvlm_packed_type type;
+    size_t rows, cols;
+    /* [panels of rows, units, FVLM_PACKED_PANEL units of 4 bytes]: a unit is 2 or 4 neighbours along cols, 0 behind
+     * the matrix */
+    const void *data;
+    const float *scales; /* int8: W = scales[row] * integer; [panels * FVLM_PACKED_PANEL] */
+    const float *sums;   /* int8: sum of W over each slice of cols; [slices, panels * FVLM_PACKED_PANEL] */
+} fvlm_packed;
+
+/* Bytes that a packed matrix takes; 0 when it is too large to pack (over 30000 cols). */
+size_t fvlm_packed_bytes(fvlm_packed_type type, size_t rows, size_t cols);
+/* Pack `matrix` into `memory`, fvlm_packed_bytes of it aligned to FVLM_ALIGN, which *packed then points into. Matrices
+ * are packed on all threads. */
+void fvlm_packed_fill(fvlm_pool *pool, fvlm_packed_type type, const fvlm_matrix *matrix, void *memory,
+                      fvlm_packed *packed);
+
+/* y[m, w->rows] = epilogue(x[m, w->cols] W^T), as fvlm_linear. GELU is within 5e-4 of the exact one. */
+void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, size_t m, size_t x_stride, float *y,
+                        size_t y_stride, const fvlm_epilogue *epilogue);
+
+/* y[m, c] = y + scale * (fc2(gelu(fc1(x[m, c]) + bias1)) + bias2), with fc1 [h, c] and fc2 [c, h] of one type. */
+typedef struct fvlm_packed_ffn {
+    fvlm_packed fc1, fc2;
+    const float *bias1, *bias2; /* [h], [c] */
+    const float *scale;         /* [c] */
+} fvlm_packed_ffn;
+void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const float *x, size_t m, float *y);
+
+#endif

@@ -1,0 +1,71 @@
+/* What an instruction set provides for packed linear layers; single-threaded. */
+#ifndef FVLM_KERNELS_PACKED_BLOCK_H
+#define FVLM_KERNELS_PACKED_BLOCK_H
+
+#include "kernels/packed.h"
+
+/* Activations [rows, cols] as the tiles read them: units along cols as in fvlm_packed. int8: x = low + scale * integer.
+ */
+typedef struct fvlm_packed_rows {
+    uint8_t *data; /* [rows, stride] */
+    size_t stride; /* bytes, from fvlm_packed_stride */
+    float *scale;  /* int8: [slices, rows] */
+    float *low;
+    size_t rows;
+} fvlm_packed_rows;
+
+/* x's rows first_row .. first_row + rows times W's rows first .. first + count, over W's slices slice .. slice +
+ * slices, which are x's from its first one on. */
+typedef struct fvlm_packed_block {
+    const fvlm_packed *w;
+    size_t first, count; /* first is a multiple of FVLM_PACKED_PANEL, and so is count, unless it reaches the end */
+    size_t slice, slices;
+    const fvlm_packed_rows *x;
+    size_t first_row, rows;
+    float *y; /* [rows, w->rows], of which the columns first .. first + count are written */
+    size_t y_stride;
+    const fvlm_epilogue *epilogue; /* as for y: its residual starts at first_row, the rest at channel 0; not NULL */
+} fvlm_packed_block;
+
+/* Behind a slice of an FFN's middle in float32: room for a vector of maxima. */
+#define FVLM_PACKED_MAXIMA 16
+
+typedef struct fvlm_packed_kernels {
+    /* A row of weights as units; `to` has fvlm_packed_stride bytes. sums[s * sums_stride] is that of slice s. */
+    void (*round)(fvlm_packed_type type, const float *w, size_t cols, uint8_t *to, float *scale, float *sums,
+                  size_t sums_stride);
+    /* panel[units, FVLM_PACKED_PANEL] from rows [FVLM_PACKED_PANEL, units], which lie `stride` bytes apart and may be
+     * read up to it. */
+    void (*interleave)(const uint8_t *rows, size_t stride, size_t units, void *panel);
+    /* Rows first .. first + count of `to` from x[count, cols]. */
+    void (*prepare)(fvlm_packed_type type, const float *x, size_t x_stride, size_t cols, size_t first, size_t count,
+                    const fvlm_packed_rows *to);
+    void (*block)(const fvlm_packed_block *call);
+    /* gelu(block): rows 0 .. call->rows of `to` receive the block's columns, at most FVLM_PACKED_SLICE, as its first
+     * slice. call->y is scratch [rows, FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA] floats for them, not used for bf16. */
+    void (*hidden)(const fvlm_packed_block *call, const fvlm_packed_rows *to);
+} fvlm_packed_kernels;
+
+extern const fvlm_packed_kernels fvlm_packed_kernels_reference, fvlm_packed_kernels_avx2,
+    fvlm_packed_kernels_avx512vnni, fvlm_packed_kernels_avx512bf16; /* those of this build's architecture exist */
+
+/* The best of the instruction sets that fvlm_cpu_flags allows. */
+const fvlm_packed_kernels *fvlm_packed_kernels_select(void);
+
+/* Inputs in a unit. */
+static inline size_t fvlm_packed_unit(fvlm_packed_type type)
+{
+    return type == FVLM_PACKED_BF16 ? 2 : 4;
+}
+
+/* Bytes between rows of activations with `cols` columns: an odd number of cache lines, so that the rows of a tile fall
+ * into different sets of the cache. */
+static inline size_t fvlm_packed_stride(fvlm_packed_type type, size_t cols)
+{
+    return ((cols * 4 / fvlm_packed_unit(type) + 63) / 64 | 1) * 64;
+}
+
+/* GELU of an FFN's middle is not below this: where its integers begin. */
+#define FVLM_GELU_LEAST (-0.171f)
+
+#endif

@@ -1,0 +1,411 @@
+/* Packed linear layers over the vector vocabulary and its dot products.
+ *
+ * The innermost loop multiplies a tile of up to DOT_ROWS rows of activations by one panel of weights and leaves the raw
+ * sums, [rows, FVLM_PACKED_PANEL] of float32 or int32, in level 1 cache; what follows reads them from there: scaling of
+ * integers, then the epilogue into y, or GELU and rounding into the activations of an FFN's second layer.
+ */
+#include <string.h>
+
+#include "kernels/packed_block.h"
+#include "kernels/vector/dot.h"
+#include "kernels/vector/vector_math.h"
+
+enum { PANEL = FVLM_PACKED_PANEL, VECTORS = PANEL / VF_LANES, UNIT_BYTES = 4 };
+
+struct tile {
+    size_t row, rows; /* of the block; at most DOT_ROWS */
+    size_t panel;
+    float sums[DOT_ROWS * PANEL];       /* bf16: raw sums; int8: those of slices before the last, scaled */
+    int32_t integers[DOT_ROWS * PANEL]; /* int8: raw sums of the last slice */
+};
+
+FVLM_INLINE void dot_bf16(size_t rows, const uint8_t *x, size_t stride, const uint8_t *w, size_t units, float *sums)
+{
+    vf sum[DOT_ROWS][VECTORS];
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        sum[i][v] = vf_zero();
+    for (size_t k = 0; k < units; k++) {
+        vd weights[VECTORS];
+        FVLM_UNROLL
+        for (int v = 0; v < VECTORS; v++)
+            weights[v] = vd_load(w + (k * PANEL + (size_t)v * VF_LANES) * UNIT_BYTES);
+        FVLM_UNROLL
+        for (size_t i = 0; i < rows; i++) {
+            vd unit = vd_spread(x + i * stride + k * UNIT_BYTES);
+            FVLM_UNROLL
+            for (int v = 0; v < VECTORS; v++)
+                sum[i][v] = vd_dot_bf16(sum[i][v], unit, weights[v]);
+        }
+    }
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        vf_store(sums + i * PANEL + v * VF_LANES, sum[i][v]);
+}
+
+FVLM_INLINE void dot_int8(size_t rows, const uint8_t *x, size_t stride, const uint8_t *w, size_t units, int32_t *sums)
+{
+    vd sum[DOT_ROWS][VECTORS];
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        sum[i][v] = vd_zero();
+    for (size_t k = 0; k < units; k++) {
+        vd weights[VECTORS];
+        FVLM_UNROLL
+        for (int v = 0; v < VECTORS; v++)
+            weights[v] = vd_load(w + (k * PANEL + (size_t)v * VF_LANES) * UNIT_BYTES);
+        FVLM_UNROLL
+        for (size_t i = 0; i < rows; i++) {
+            vd unit = vd_spread(x + i * stride + k * UNIT_BYTES);
+            FVLM_UNROLL
+            for (int v = 0; v < VECTORS; v++)
+                sum[i][v] = vd_dot_u8s8(sum[i][v], unit, weights[v]);
+        }
+    }
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        vd_store(sums + i * PANEL + v * VF_LANES, sum[i][v]);
+}
+
+/* One body for each number of rows, so that the sums are registers. */
+#define DOT_CASE(n)                                                                                                    \
+    case n:                                                                                                            \
+        if (type == FVLM_PACKED_BF16)                                                                                  \
+            dot_bf16(n, x, stride, w, units, tile->sums);                                                              \
+        else                                                                                                           \
+            dot_int8(n, x, stride, w, units, tile->integers);                                                          \
+        break;
+
+FVLM_INLINE void dot(fvlm_packed_type type, const uint8_t *x, size_t stride, const uint8_t *w, size_t units,
+                     struct tile *tile)
+{
+    switch (tile->rows) {
+        DOT_CASE(1)
+        DOT_CASE(2)
+        DOT_CASE(3)
+#if defined(__AVX512F__)
+        DOT_CASE(4)
+        DOT_CASE(5)
+        DOT_CASE(6)
+        DOT_CASE(7)
+        DOT_CASE(8)
+        DOT_CASE(9)
+        DOT_CASE(10)
+        DOT_CASE(11)
+        DOT_CASE(12)
+        DOT_CASE(13)
+        DOT_CASE(14)
+#endif
+    }
+}
+
+/* What the integers of one panel and slice are worth. */
+struct worth {
+    vf scale, sum; /* of the weights of VF_LANES channels */
+};
+
+FVLM_INLINE struct worth worth_of(const fvlm_packed *w, size_t panel, size_t slice, int v)
+{
+    size_t padded = (w->rows + PANEL - 1) / PANEL * PANEL, channel = panel * PANEL + (size_t)v * VF_LANES;
+    return (struct worth){vf_load(w->scales + channel), vf_load(w->sums + slice * padded + channel)};
+}
+
+/* The float that a raw sum of slice `slice` of x stands for: sum of (low + scale u) W. */
+FVLM_INLINE vf worth_apply(struct worth worth, const fvlm_packed_rows *x, size_t slice, size_t row, vd integers)
+{
+    size_t at = slice * x->rows + row;
+    vf scale = vf_set(x->scale[at]), low = vf_set(x->low[at]);
+    return vf_fma(vf_mul(vd_float(integers), scale), worth.scale, vf_mul(low, worth.sum));
+}
+
+/* Fill the tile's raw sums; for int8 and several slices also what comes before the last one. */
+FVLM_INLINE void multiply(fvlm_packed_type type, const fvlm_packed_block *call, struct tile *tile)
+{
+    const fvlm_packed *w = call->w;
+    size_t unit = fvlm_packed_unit(type), units = (w->cols + unit - 1) / unit, slice_units = FVLM_PACKED_SLICE / unit;
+    size_t first = call->slice * slice_units, end = (call->slice + call->slices) * slice_units;
+    const uint8_t *data = (const uint8_t *)w->data + tile->panel * units * PANEL * UNIT_BYTES;
+    const uint8_t *x = call->x->data + (call->first_row + tile->row) * call->x->stride;
+    if (end > units)
+        end = units;
+    if (type == FVLM_PACKED_BF16) {
+        dot(type, x, call->x->stride, data + first * PANEL * UNIT_BYTES, end - first, tile);
+        return;
+    }
+    for (size_t slice = 0;; slice++) {
+        size_t from = first + slice * slice_units, to = from + slice_units < end ? from + slice_units : end;
+        dot(type, x + (from - first) * UNIT_BYTES, call->x->stride, data + from * PANEL * UNIT_BYTES, to - from, tile);
+        if (slice + 1 == call->slices)
+            return;
+        for (int v = 0; v < VECTORS; v++) {
+            struct worth worth = worth_of(w, tile->panel, call->slice + slice, v);
+            for (size_t i = 0; i < tile->rows; i++) {
+                size_t at = i * PANEL + (size_t)v * VF_LANES;
+                vf value =
+                    worth_apply(worth, call->x, slice, call->first_row + tile->row + i, vd_load(tile->integers + at));
+                vf_store(tile->sums + at, slice == 0 ? value : vf_add(value, vf_load(tile->sums + at)));
+            }
+        }
+    }
+}
+
+/* The sums of row i of the tile, vector v. */
+FVLM_INLINE vf tile_sum(fvlm_packed_type type, const fvlm_packed_block *call, const struct tile *tile,
+                        struct worth worth, size_t i, int v)
+{
+    size_t at = i * PANEL + (size_t)v * VF_LANES, last = call->slices - 1;
+    if (type == FVLM_PACKED_BF16)
+        return vf_load(tile->sums + at);
+    vf value = worth_apply(worth, call->x, last, call->first_row + tile->row + i, vd_load(tile->integers + at));
+    return last == 0 ? value : vf_add(value, vf_load(tile->sums + at));
+}
+
+FVLM_INLINE struct worth last_worth(fvlm_packed_type type, const fvlm_packed_block *call, const struct tile *tile,
+                                    int v)
+{
+    if (type == FVLM_PACKED_BF16)
+        return (struct worth){vf_zero(), vf_zero()};
+    return worth_of(call->w, tile->panel, call->slice + call->slices - 1, v);
+}
+
+FVLM_INLINE vf load_channels(const float *p, size_t channel, size_t n, float otherwise)
+{
+    if (!p)
+        return vf_set(otherwise);
+    return n == VF_LANES ? vf_load(p + channel) : vf_load_n(p + channel, n);
+}
+
+FVLM_INLINE vf activate(fvlm_activation activation, vf x)
+{
+    return activation == FVLM_ACTIVATION_GELU ? vf_gelu_near(x) : vf_activate(activation, x);
+}
+
+FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const fvlm_packed_block *call,
+                        const struct tile *tile)
+{
+    const fvlm_epilogue *epilogue = call->epilogue;
+    for (int v = 0; v < VECTORS; v++) {
+        size_t channel = tile->panel * PANEL + (size_t)v * VF_LANES;
+        if (channel >= call->w->rows)
+            return;
+        size_t n = call->w->rows - channel < VF_LANES ? call->w->rows - channel : VF_LANES;
+        struct worth worth = last_worth(type, call, tile, v);
+        vf bias = load_channels(epilogue->bias, channel, n, 0), scale = load_channels(epilogue->scale, channel, n, 1);
+        for (size_t i = 0; i < tile->rows; i++) {
+            size_t row = tile->row + i;
+            vf value = activate(activation, vf_add(tile_sum(type, call, tile, worth, i, v), bias));
+            if (epilogue->residual)
+                value = vf_fma(value, scale,
+                               load_channels(epilogue->residual + row * epilogue->residual_stride, channel, n, 0));
+            else
+                value = vf_mul(value, scale);
+            float *y = call->y + row * call->y_stride + channel;
+            if (n == VF_LANES)
+                vf_store(y, value);
+            else
+                vf_store_n(y, value, n);
+        }
+    }
+}
+
+/* The tiles of a block divide its rows evenly: a tile of 13 rows takes 13/14 of the time of one of 14, but one of 2
+ * rows waits for its own sums. */
+FVLM_INLINE size_t next_rows(size_t rows_left)
+{
+    size_t tiles = (rows_left + DOT_ROWS - 1) / DOT_ROWS;
+    return (rows_left + tiles - 1) / tiles;
+}
+
+FVLM_INLINE void block_of(fvlm_packed_type type, const fvlm_packed_block *call)
+{
+    struct tile tile;
+    for (size_t channel = call->first; channel < call->first + call->count; channel += PANEL) {
+        tile.panel = channel / PANEL;
+        for (tile.row = 0; tile.row < call->rows; tile.row += tile.rows) {
+            tile.rows = next_rows(call->rows - tile.row);
+            multiply(type, call, &tile);
+            if (call->epilogue->activation == FVLM_ACTIVATION_NONE)
+                finish(type, FVLM_ACTIVATION_NONE, call, &tile);
+            else
+                finish(type, call->epilogue->activation, call, &tile);
+        }
+    }
+}
+
+static void block(const fvlm_packed_block *call)
+{
+    if (call->w->type == FVLM_PACKED_BF16)
+        block_of(FVLM_PACKED_BF16, call);
+    else
+        block_of(FVLM_PACKED_INT8, call);
+}
+
+/* x as integers above `low`; scale * (low + integer) is x. */
+FVLM_INLINE void round_row(const float *x, size_t cols, float low, float high, uint8_t *to, float *scale)
+{
+    float step = (high - low) / DOT_LEVELS;
+    vf per = vf_set(step > 0 ? 1 / step : 0), offset = vf_set(step > 0 ? -low / step : 0);
+    size_t k = 0;
+    for (; k + VF_LANES <= cols; k += VF_LANES)
+        vf_store_u8(to + k, vf_fma(vf_load(x + k), per, offset));
+    if (k < cols)
+        vf_store_u8(to + k, vf_fma(vf_load_n(x + k, cols - k), per, offset));
+    *scale = step;
+}
+
+/* GELU of one tile into `to`, at the block's own columns. int8: into y for now, with the row's maxima behind them. */
+FVLM_INLINE void finish_hidden(fvlm_packed_type type, const fvlm_packed_block *call, const struct tile *tile,
+                               const fvlm_packed_rows *to)
+{
+    for (int v = 0; v < VECTORS; v++) {
+        size_t channel = tile->panel * PANEL + (size_t)v * VF_LANES, column = channel - call->first;
+        if (channel >= call->w->rows)
+            return;
+        size_t n = call->w->rows - channel < VF_LANES ? call->w->rows - channel : VF_LANES;
+        struct worth worth = last_worth(type, call, tile, v);
+        vf bias = load_channels(call->epilogue->bias, channel, n, 0);
+        for (size_t i = 0; i < tile->rows; i++) {
+            size_t row = tile->row + i;
+            vf value = vf_gelu_near(vf_add(tile_sum(type, call, tile, worth, i, v), bias));
+            if (type == FVLM_PACKED_BF16) {
+                vf_store_bf16((uint16_t *)(void *)(to->data + row * to->stride) + column, value);
+                continue;
+            }
+            float *y = call->y + row * call->y_stride;
+            float *maxima = y + FVLM_PACKED_SLICE;
+            vf_store(y + column, value);
+            vf_store(maxima, vf_max(value, column == 0 ? vf_zero() : vf_load(maxima)));
+        }
+    }
+}
+
+FVLM_INLINE void hidden_of(fvlm_packed_type type, const fvlm_packed_block *call, const fvlm_packed_rows *to)
+{
+    struct tile tile;
+    for (size_t channel = call->first; channel < call->first + call->count; channel += PANEL) {
+        tile.panel = channel / PANEL;
+        for (tile.row = 0; tile.row < call->rows; tile.row += tile.rows) {
+            tile.rows = next_rows(call->rows - tile.row);
+            multiply(type, call, &tile);
+            finish_hidden(type, call, &tile, to);
+        }
+    }
+    if (type == FVLM_PACKED_BF16)
+        return;
+    for (size_t row = 0; row < call->rows; row++) {
+        const float *y = call->y + row * call->y_stride;
+        to->low[row] = FVLM_GELU_LEAST;
+        round_row(y, call->count, FVLM_GELU_LEAST, vf_largest(vf_load(y + FVLM_PACKED_SLICE)),
+                  to->data + row * to->stride, &to->scale[row]);
+    }
+}
+
+static void hidden(const fvlm_packed_block *call, const fvlm_packed_rows *to)
+{
+    if (call->w->type == FVLM_PACKED_BF16)
+        hidden_of(FVLM_PACKED_BF16, call, to);
+    else
+        hidden_of(FVLM_PACKED_INT8, call, to);
+}
+
+FVLM_INLINE void to_bf16(const float *x, size_t cols, uint16_t *to)
+{
+    size_t k = 0;
+    for (; k + VF_LANES <= cols; k += VF_LANES)
+        vf_store_bf16(to + k, vf_load(x + k));
+    if (k < cols)
+        vf_store_bf16(to + k, vf_load_n(x + k, cols - k));
+}
+
+/* The least and the largest of x and 0. */
+FVLM_INLINE void range_of(const float *x, size_t cols, float *low, float *high)
+{
+    vf least = vf_zero(), largest = vf_zero();
+    size_t k = 0;
+    for (; k + VF_LANES <= cols; k += VF_LANES) {
+        least = vf_min(vf_load(x + k), least);
+        largest = vf_max(vf_load(x + k), largest);
+    }
+    if (k < cols) {
+        least = vf_min(vf_load_n(x + k, cols - k), least);
+        largest = vf_max(vf_load_n(x + k, cols - k), largest);
+    }
+    *low = vf_least(least);
+    *high = vf_largest(largest);
+}
+
+static void prepare(fvlm_packed_type type, const float *x, size_t x_stride, size_t cols, size_t first, size_t count,
+                    const fvlm_packed_rows *to)
+{
+    for (size_t i = 0; i < count; i++) {
+        const float *row = x + i * x_stride;
+        uint8_t *data = to->data + (first + i) * to->stride;
+        if (type == FVLM_PACKED_BF16) {
+            to_bf16(row, cols, (uint16_t *)(void *)data);
+            continue;
+        }
+        for (size_t k = 0, slice = 0; k < cols; k += FVLM_PACKED_SLICE, slice++) {
+            size_t width = cols - k < FVLM_PACKED_SLICE ? cols - k : FVLM_PACKED_SLICE;
+            size_t at = slice * to->rows + first + i;
+            float high;
+            range_of(row + k, width, &to->low[at], &high);
+            round_row(row + k, width, to->low[at], high, data + k, &to->scale[at]);
+        }
+    }
+}
+
+static void round_weights(fvlm_packed_type type, const float *w, size_t cols, uint8_t *to, float *scale, float *sums,
+                          size_t sums_stride)
+{
+    if (type == FVLM_PACKED_BF16) {
+        to_bf16(w, cols, (uint16_t *)(void *)to);
+        return;
+    }
+    int8_t *integers = (int8_t *)to;
+    vf largest = vf_zero();
+    size_t k = 0;
+    for (; k + VF_LANES <= cols; k += VF_LANES)
+        largest = vf_max(vf_abs(vf_load(w + k)), largest);
+    if (k < cols)
+        largest = vf_max(vf_abs(vf_load_n(w + k, cols - k)), largest);
+    *scale = vf_largest(largest) / 127;
+    vf per = vf_set(*scale > 0 ? 1 / *scale : 0);
+    for (k = 0; k + VF_LANES <= cols; k += VF_LANES)
+        vf_store_i8(integers + k, vf_mul(vf_load(w + k), per));
+    if (k < cols)
+        vf_store_i8(integers + k, vf_mul(vf_load_n(w + k, cols - k), per));
+    for (size_t start = 0; start < cols; start += FVLM_PACKED_SLICE, sums += sums_stride) {
+        int32_t sum = 0;
+        for (k = start; k < cols && k < start + FVLM_PACKED_SLICE; k++)
+            sum += integers[k];
+        *sums = *scale * (float)sum;
+    }
+}
+
+/* Units are moved as floats that nothing computes with. */
+static void interleave(const uint8_t *rows, size_t stride, size_t units, void *panel)
+{
+    for (size_t k = 0; k < units; k += VF_LANES)
+        for (int v = 0; v < VECTORS; v++) {
+            vf square[VF_LANES];
+            FVLM_UNROLL
+            for (size_t i = 0; i < VF_LANES; i++)
+                square[i] = vf_load((const float *)(const void *)(rows + ((size_t)v * VF_LANES + i) * stride) + k);
+            vf_transpose(square);
+            FVLM_UNROLL
+            for (size_t i = 0; i < VF_LANES; i++)
+                if (k + i < units)
+                    vf_store((float *)panel + (k + i) * PANEL + v * VF_LANES, square[i]);
+        }
+}
+
+const fvlm_packed_kernels FVLM_FOR_ISA(fvlm_packed_kernels) = {
+    .round = round_weights, .interleave = interleave, .prepare = prepare, .block = block, .hidden = hidden};

@@ -1,0 +1,393 @@
+/* Packed linear layers and feed-forward blocks in bf16 and int8: each instruction set against a product in double
+ * precision of what the inputs were rounded to, or, for int8, within the noise that its rounding must make. */
+#include "harness.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cpu.h"
+#include "base/memory.h"
+#include "kernels/packed.h"
+
+static const fvlm_packed_type types[] = {FVLM_PACKED_BF16, FVLM_PACKED_INT8};
+
+static const char *type_name(fvlm_packed_type type)
+{
+    return type == FVLM_PACKED_BF16 ? "bf16" : "int8";
+}
+
+/* Aligned memory for a packed matrix of either type. */
+static void *packed_memory(size_t rows, size_t cols)
+{
+    void *memory = harness_bytes(fvlm_packed_bytes(FVLM_PACKED_BF16, rows, cols) +
+                                 fvlm_packed_bytes(FVLM_PACKED_INT8, rows, cols) + FVLM_ALIGN);
+    return (void *)(((uintptr_t)memory + FVLM_ALIGN - 1) / FVLM_ALIGN * FVLM_ALIGN);
+}
+
+static fvlm_packed pack(fvlm_packed_type type, size_t rows, size_t cols, const float *weights, int threads,
+                        void *memory)
+{
+    fvlm_matrix matrix = {.type = FVLM_F32, .rows = rows, .cols = cols, .data = weights};
+    fvlm_packed packed;
+    fvlm_packed_fill(harness_pool(threads), type, &matrix, memory, &packed);
+    return packed;
+}
+
+static double activate(fvlm_activation activation, double x)
+{
+    switch (activation) {
+    case FVLM_ACTIVATION_GELU:
+        return x / 2 * (1 + erf(x * sqrt(0.5)));
+    case FVLM_ACTIVATION_RELU:
+        return x > 0 ? x : 0;
+    case FVLM_ACTIVATION_SILU:
+        return x / (1 + exp(-x));
+    case FVLM_ACTIVATION_SIGMOID:
+        return 1 / (1 + exp(-x));
+    case FVLM_ACTIVATION_NONE:
+        break;
+    }
+    return x;
+}
+
+static float as_bf16(float x)
+{
+    return fvlm_float_from_bf16(fvlm_bf16_from_float(x));
+}
+
+/* y[m, n] = epilogue(x W^T) with x and W rounded to bf16 where `rounded`. */
+static void expected_linear(bool rounded, const float *w, size_t n, size_t k, const float *x, size_t m, size_t x_stride,
+                            const fvlm_epilogue *epilogue, float *y)
+{
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (size_t l = 0; l < k; l++) {
+                float a = x[i * x_stride + l], b = w[j * k + l];
+                sum += rounded ? (double)as_bf16(a) * as_bf16(b) : (double)a * b;
+            }
+            if (epilogue->bias)
+                sum += epilogue->bias[j];
+            sum = activate(epilogue->activation, sum);
+            if (epilogue->scale)
+                sum *= epilogue->scale[j];
+            if (epilogue->residual)
+                sum += epilogue->residual[i * epilogue->residual_stride + j];
+            y[i * n + j] = (float)sum;
+        }
+}
+
+static void copy_rows(const float *from, size_t from_stride, size_t rows, size_t width, float *to, size_t to_stride)
+{
+    for (size_t i = 0; i < rows; i++)
+        memcpy(to + i * to_stride, from + i * from_stride, width * sizeof *to);
+}
+
+/* m rows by an n x k matrix with a random epilogue, at every level and on 1 and 3 threads. `x` and `weights` are such
+ * that the outputs differ from the expected ones by at most the tolerance. */
+static void check_case(fvlm_packed_type type, size_t m, size_t n, size_t k, const float *x, size_t x_stride,
+                       const float *weights, harness_tolerance tolerance)
+{
+    size_t y_stride = n + harness_between(0, 5);
+    float *start = harness_floats((m - 1) * y_stride + n, 1);
+    float *y = harness_output((m - 1) * y_stride + n), *again = harness_output((m - 1) * y_stride + n);
+    float *expected = harness_output(m * n);
+    void *memory = packed_memory(n, k);
+    uint32_t choice = harness_random();
+    fvlm_epilogue epilogue = {.bias = choice & 1 ? harness_floats(n, 1) : NULL,
+                              .activation = (fvlm_activation)(choice >> 4 & 7) % (FVLM_ACTIVATION_SIGMOID + 1),
+                              .scale = choice & 2 ? harness_floats(n, 0.5f) : NULL,
+                              .residual = choice & 4 ? start : NULL,
+                              .residual_stride = y_stride};
+    /* The near GELU, through a scale that is seldom above 2. */
+    tolerance.absolute += epilogue.activation == FVLM_ACTIVATION_GELU ? 1e-3 : 0;
+    expected_linear(type == FVLM_PACKED_BF16, weights, n, k, x, m, x_stride, &epilogue, expected);
+    HARNESS_LEVELS(level)
+    {
+        for (int threads = 1; threads <= 3; threads += 2) {
+            fvlm_packed packed = pack(type, n, k, weights, threads, memory);
+            float *out = threads == 1 ? y : again;
+            copy_rows(start, y_stride, m, n, out, y_stride);
+            if (epilogue.residual)
+                epilogue.residual = out;
+            fvlm_packed_linear(harness_pool(threads), &packed, x, m, x_stride, out, y_stride, &epilogue);
+        }
+        char what[128];
+        snprintf(what, sizeof what, "%s %zu x %zu x %zu", type_name(type), m, n, k);
+        harness_near_rows(what, expected, n, y, y_stride, m, n, tolerance);
+        harness_near_rows("3 threads", y, y_stride, again, y_stride, m, n, (harness_tolerance){0, 0});
+    }
+}
+
+/* Normal numbers. int8's noise: each product is off by half a step of each factor at most, of which the 7-bit steps of
+ * AVX2 are the largest; 6 deviations of a sum of k such errors. */
+static void check_random(size_t m, size_t n, size_t k)
+{
+    fvlm_packed_type type = types[harness_random() % 2];
+    size_t x_stride = k + harness_between(0, 5);
+    float size = 1 / sqrtf((float)k);
+    float *x = harness_floats((m - 1) * x_stride + k, size), *weights = harness_floats(n * k, 1);
+    double step = 9.0 / 127 / sqrt(12), noise = 6 * (step * (type == FVLM_PACKED_INT8));
+    check_case(type, m, n, k, x, x_stride, weights, (harness_tolerance){2e-6 + 1e-6 * sqrt((double)k) + noise, 1e-5});
+}
+
+static void check_linear(void)
+{
+    check_random(harness_between(1, 70), harness_between(1, 150), harness_between(1, 300));
+}
+
+/* Several slices. */
+static void check_deep(void)
+{
+    check_random(harness_between(1, 40), harness_between(1, 70), harness_between(700, 3000));
+}
+
+/* Several slabs, and with 3000 columns several fillings of the scratch. */
+static void check_tall(void)
+{
+    bool wide = harness_random() & 1;
+    check_random(wide ? harness_between(600, 1500) : harness_between(200, 3000), harness_between(1, wide ? 4 : 40),
+                 wide ? harness_between(2900, 3100) : harness_between(1, 100));
+}
+
+/* x of two values and integer weights are exact in int8, so only float32 sums round. */
+static void check_exact(void)
+{
+    size_t m = harness_between(1, 40), n = harness_between(1, 70), k = harness_between(1, 1600);
+    float *x = harness_output(m * k), *weights = harness_output(n * k);
+    for (size_t i = 0; i < m * k; i++)
+        x[i] = harness_random() & 1 ? 0.75f : -0.25f;
+    for (size_t i = 0; i < n * k; i++)
+        weights[i] = i % k == 0 ? 1.27f : (float)((int)harness_between(0, 254) - 127) * 0.01f;
+    check_case(FVLM_PACKED_INT8, m, n, k, x, k, weights, (harness_tolerance){2e-5 * sqrt((double)k), 2e-5});
+}
+
+/* A NaN or infinity reaches exactly the outputs that it should (bf16). */
+static void check_special(void)
+{
+    size_t m = harness_between(1, 30), n = harness_between(1, 70), k = harness_between(1, 90);
+    float *x = harness_floats(m * k, 1), *weights = harness_floats(n * k, 1), *y = harness_output(m * n);
+    float *expected = harness_output(m * n);
+    void *memory = packed_memory(n, k);
+    const float special[] = {NAN, INFINITY, -INFINITY};
+    x[harness_random() % (m * k)] = special[harness_random() % 3];
+    weights[harness_random() % (n * k)] = special[harness_random() % 3];
+    expected_linear(true, weights, n, k, x, m, k, &(fvlm_epilogue){0}, expected);
+    HARNESS_LEVELS(level)
+    {
+        fvlm_packed packed = pack(FVLM_PACKED_BF16, n, k, weights, 1, memory);
+        fvlm_packed_linear(harness_pool(1), &packed, x, m, k, y, n, NULL);
+        harness_near("special values", expected, y, m * n, (harness_tolerance){1e-4, 1e-4});
+    }
+}
+
+/* Rows of one value, among them 0 and a NaN, divide by nothing and leave their neighbours alone (int8). */
+static void check_degenerate(void)
+{
+    enum { ROWS = 5 };
+    size_t n = harness_between(1, 70), k = harness_between(1, 90);
+    const float values[ROWS] = {0, 1.5f, NAN, -2, 1e-40f};
+    float *x = harness_output(ROWS * k), *weights = harness_output(n * k), *y = harness_output(ROWS * n);
+    float *expected = harness_output(ROWS * n);
+    void *memory = packed_memory(n, k);
+    for (size_t i = 0; i < ROWS * k; i++)
+        x[i] = values[i / k];
+    for (size_t i = 0; i < n * k; i++)
+        weights[i] = i / k % 2 ? 0 : 0.5f; /* every other channel is 0 */
+    expected_linear(false, weights, n, k, x, ROWS, k, &(fvlm_epilogue){0}, expected);
+    HARNESS_LEVELS(level)
+    {
+        fvlm_packed packed = pack(FVLM_PACKED_INT8, n, k, weights, 1, memory);
+        fvlm_packed_linear(harness_pool(1), &packed, x, ROWS, k, y, n, NULL);
+        for (size_t row = 0; row < ROWS; row++)
+            if (!isnan(values[row]))
+                harness_near("rows of one value", expected + row * n, y + row * n, n, (harness_tolerance){1e-5, 1e-5});
+    }
+}
+
+struct ffn_case {
+    size_t m, channels, wide;
+    float *x, *start, *w1, *w2, *bias1, *bias2, *scale;
+    void *memory1, *memory2;
+};
+
+static struct ffn_case random_ffn(size_t m, size_t channels, size_t wide)
+{
+    struct ffn_case c = {.m = m, .channels = channels, .wide = wide};
+    c.x = harness_floats(m * channels, 1);
+    c.start = harness_floats(m * channels, 1);
+    c.w1 = harness_floats(wide * channels, 1 / sqrtf((float)channels));
+    c.w2 = harness_floats(channels * wide, 1 / sqrtf((float)wide));
+    c.bias1 = harness_floats(wide, 0.5f);
+    c.bias2 = harness_floats(channels, 0.5f);
+    c.scale = harness_floats(channels, 1);
+    c.memory1 = packed_memory(wide, channels);
+    c.memory2 = packed_memory(channels, wide);
+    return c;
+}
+
+static fvlm_packed_ffn pack_ffn(const struct ffn_case *c, fvlm_packed_type type, int threads)
+{
+    return (fvlm_packed_ffn){.fc1 = pack(type, c->wide, c->channels, c->w1, threads, c->memory1),
+                             .fc2 = pack(type, c->channels, c->wide, c->w2, threads, c->memory2),
+                             .bias1 = c->bias1,
+                             .bias2 = c->bias2,
+                             .scale = c->scale};
+}
+
+/* The block against two layers in double precision: its error comes from rounding the middle, near GELU included. */
+static void check_ffn(void)
+{
+    struct ffn_case c = random_ffn(harness_between(1, 300), harness_between(1, 60), harness_between(1, 1000));
+    size_t count = c.m * c.channels;
+    float *middle = harness_output(c.m * c.wide), *expected = harness_output(count);
+    float *y = harness_output(count), *again = harness_output(count);
+    fvlm_epilogue first = {.bias = c.bias1, .activation = FVLM_ACTIVATION_GELU};
+    fvlm_epilogue second = {.bias = c.bias2, .scale = c.scale, .residual = c.start, .residual_stride = c.channels};
+    expected_linear(false, c.w1, c.wide, c.channels, c.x, c.m, c.channels, &first, middle);
+    expected_linear(false, c.w2, c.channels, c.wide, middle, c.m, c.wide, &second, expected);
+    for (size_t t = 0; t < 2; t++) {
+        HARNESS_LEVELS(level)
+        {
+            for (int threads = 1; threads <= 3; threads += 2) {
+                fvlm_packed_ffn ffn = pack_ffn(&c, types[t], threads);
+                float *out = threads == 1 ? y : again;
+                memcpy(out, c.start, count * sizeof *out);
+                fvlm_packed_ffn_forward(harness_pool(threads), &ffn, c.x, c.m, out);
+            }
+            harness_near("3 threads", y, again, count, (harness_tolerance){0, 0});
+            double error = 0, size = 0;
+            for (size_t i = 0; i < count; i++) {
+                error += ((double)y[i] - expected[i]) * ((double)y[i] - expected[i]);
+                size += ((double)expected[i] - c.start[i]) * ((double)expected[i] - c.start[i]);
+            }
+            double relative = sqrt(error / size), bound = types[t] == FVLM_PACKED_BF16 ? 0.006 : 0.03;
+            if (!(relative < bound))
+                harness_fail("%s ffn %zu x %zu x %zu at %s: relative error %g", type_name(types[t]), c.m, c.channels,
+                             c.wide, level, relative);
+        }
+    }
+}
+
+struct bench {
+    fvlm_pool *pool;
+    fvlm_packed packed;
+    fvlm_packed_ffn ffn;
+    fvlm_matrix matrix;
+    fvlm_packed_type type;
+    void *memory;
+    float *x, *y;
+    size_t m;
+};
+
+static void run_linear(void *argument)
+{
+    struct bench *bench = argument;
+    fvlm_packed_linear(bench->pool, &bench->packed, bench->x, bench->m, bench->packed.cols, bench->y,
+                       bench->packed.rows, NULL);
+}
+
+static void bench_shape(fvlm_packed_type type, size_t m, size_t n, size_t k)
+{
+    float *weights = harness_floats(n * k, 1);
+    void *memory = packed_memory(n, k);
+    struct bench bench = {.m = m, .x = harness_floats(m * k, 1), .y = harness_output(m * n)};
+    for (int threads = 1; threads <= fvlm_cpu_count(); threads++) {
+        bench.pool = harness_pool(threads);
+        char what[128];
+        snprintf(what, sizeof what, "%s %zu x %zu x %zu, %d threads", type_name(type), m, n, k, threads);
+        HARNESS_LEVELS(level)
+        {
+            if (harness_is_reference())
+                continue;
+            bench.packed = pack(type, n, k, weights, threads, memory);
+            harness_bench(what, 2.0 * (double)(m * n * k), m <= 8 ? (double)fvlm_packed_bytes(type, n, k) : 0,
+                          run_linear, &bench);
+        }
+    }
+}
+
+static void bench_linear(void)
+{
+    for (size_t t = 0; t < 2; t++) {
+        bench_shape(types[t], 65536, 96, 96);
+        bench_shape(types[t], 1024, 2304, 768);
+        bench_shape(types[t], 256, 1536, 1536);
+    }
+}
+
+static void bench_language(void)
+{
+    for (size_t t = 0; t < 2; t++) {
+        bench_shape(types[t], 286, 4864, 896);
+        bench_shape(types[t], 286, 896, 4864);
+        bench_shape(types[t], 1, 4864, 896);
+        bench_shape(types[t], 1, 151936, 896);
+    }
+}
+
+static void run_ffn(void *argument)
+{
+    struct bench *bench = argument;
+    fvlm_packed_ffn_forward(bench->pool, &bench->ffn, bench->x, bench->m, bench->y);
+}
+
+static void bench_ffn(void)
+{
+    static const size_t stages[][2] = {{65536, 96}, {16384, 192}, {4096, 384}, {1024, 768}, {256, 1536}};
+    for (size_t i = 0; i < sizeof stages / sizeof stages[0]; i++) {
+        struct ffn_case c = random_ffn(stages[i][0], stages[i][1], 4 * stages[i][1]);
+        struct bench bench = {.m = c.m, .x = c.x, .y = c.start};
+        for (size_t t = 0; t < 2; t++)
+            for (int threads = 1; threads <= fvlm_cpu_count(); threads++) {
+                bench.pool = harness_pool(threads);
+                char what[128];
+                snprintf(what, sizeof what, "%s ffn %zu x %zu, %d threads", type_name(types[t]), c.m, c.channels,
+                         threads);
+                HARNESS_LEVELS(level)
+                {
+                    if (harness_is_reference())
+                        continue;
+                    bench.ffn = pack_ffn(&c, types[t], threads);
+                    harness_bench(what, 4.0 * (double)(c.m * c.channels * c.wide), 0, run_ffn, &bench);
+                }
+            }
+    }
+}
+
+static void run_pack(void *argument)
+{
+    struct bench *bench = argument;
+    fvlm_packed_fill(bench->pool, bench->type, &bench->matrix, bench->memory, &bench->packed);
+}
+
+static void bench_pack(void)
+{
+    size_t rows = 3072, cols = 768;
+    struct bench bench = {.matrix = {.type = FVLM_BF16, .rows = rows, .cols = cols}, .pool = harness_pool(2)};
+    bench.matrix.data = harness_bytes(rows * cols * 2);
+    for (size_t t = 0; t < 2; t++) {
+        size_t bytes = fvlm_packed_bytes(types[t], rows, cols);
+        bench.type = types[t];
+        bench.memory = harness_bytes(bytes);
+        HARNESS_LEVELS(level)
+        harness_bench(types[t] == FVLM_PACKED_BF16 ? "pack bf16, 2 threads" : "pack int8, 2 threads", 0,
+                      (double)(rows * cols * 2 + bytes), run_pack, &bench);
+    }
+}
+
+static const harness_test tests[] = {
+    {"linear", 60, check_linear, bench_linear},
+    {"deep", 20, check_deep, bench_language},
+    {"tall", 8, check_tall, NULL},
+    {"exact", 20, check_exact, bench_pack},
+    {"special", 40, check_special, NULL},
+    {"degenerate", 10, check_degenerate, NULL},
+    {"ffn", 8, check_ffn, bench_ffn},
+};
+
+int main(int argc, char **argv)
+{
+    return harness_main(argc, argv, tests, sizeof tests / sizeof tests[0]);
+}
