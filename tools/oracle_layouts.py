@@ -1,9 +1,9 @@
 """Writes one model in every layout that a user may hold.
 
 A model is a dict of float32 arrays under LLaVA names (model.embed_tokens.weight, model.layers.N...,
-model.norm.weight, model.mm_projector.{0,2}..., model.vision_tower.vision_tower.model...), whose values fp16 and bf16 hold exactly
-(oracle_tower.exact_in_half), so every float layout is the same model. Apple's exports are quantised here by MLX's affine
-scheme: quantise() returns what is stored, dequantise() what it means.
+model.norm.weight, model.mm_projector.{0,2}..., model.vision_tower.vision_tower.model...), whose values fp16 and bf16
+hold exactly (oracle_tower.exact_in_half), so every float layout is the same model. Apple's exports are quantised here
+by MLX's affine scheme: quantise() returns what is stored, dequantise() what it means.
 """
 
 import json

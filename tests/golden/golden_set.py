@@ -15,11 +15,14 @@ import struct
 import subprocess
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("FVLM_BUILD", ROOT / "build"))
 SHARED = pathlib.Path(os.environ.get("FVLM_SHARED", ROOT.parent / "shared"))
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U8": "<u1"}
+VISION_BAR = 1e-5  # relative L2 of every stage of the tower, and of what the projector makes of it
+LOGITS_BAR = 1e-3
 SECONDS = 1200  # for one run of the program: enough for plain C under an emulator or a sanitizer
 KEPT = 4000  # characters of its stderr that a failure shows
 
@@ -80,6 +83,27 @@ def compare(what, got, expected, relative_l2=None, max_abs=None):
         assert largest <= max_abs, f"{what}: max-abs {largest:.3e} is over {max_abs:.0e}"
 
 
+def compare_logits(what, got, expected, positions=None):
+    """`expected` may hold the last positions only; `positions` is then how many there are."""
+    if positions is not None:
+        assert got.shape[0] == positions, f"{what}: {got.shape[0]} positions, expected {positions}"
+    compare(what, got[-expected.shape[0] :], expected, max_abs=LOGITS_BAR)
+
+
+def check_answer(what, answer, expected, longest):
+    count = len(expected["greedy"])
+    wrong = next((i for i, (a, b) in enumerate(zip(answer["tokens"], expected["greedy"])) if a != b), None)
+    if wrong is not None:
+        pytest.fail(
+            f"{what}: token {wrong} is {answer['tokens'][wrong]}, expected {expected['greedy'][wrong]}, "
+            f"which led by {expected['margins'][wrong]}"
+        )
+    assert len(answer["tokens"]) == count
+    assert answer["finish_reason"] == ("length" if count == longest else "stop")
+    assert answer["text"] == expected["greedy_text"]
+    print(f"{what:<44} {count} tokens equal, smallest margin {min(expected['margins'])}")
+
+
 class GoldenSet:
     def __init__(self, folder):
         self.folder = folder
@@ -96,6 +120,10 @@ class GoldenSet:
         """`pixels.MODE.IMAGE` -> u8 [S, S, 3], or [tiles, S, S, 3]."""
         packed = self.folder / "pixels.safetensors.xz"
         return read_safetensors(packed if packed.exists() else self.folder / "pixels.safetensors")
+
+    def longest(self):
+        """Tokens that the greedy answers were limited to."""
+        return max(len(answer["greedy"]) for answer in [*self.cases, *self.variants])
 
     def paths(self, names):
         return [self.images / name for name in names]

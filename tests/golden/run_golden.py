@@ -27,7 +27,10 @@ def main(which, level, *files):
     os.environ["FVLM_GOLDEN_SET"] = str(folder)
     os.environ["FVLM_CPU_MASK"] = level
     arguments = ["-B", "-m", "pytest", "-s", "-q", "-rs", "-p", "no:cacheprovider"]
-    os.execv(sys.executable, [sys.executable, *arguments, *(str(HERE / name) if name.endswith(".py") else name for name in files)])
+    os.execv(
+        sys.executable,
+        [sys.executable, *arguments, *(str(HERE / name) if name.endswith(".py") else name for name in files)],
+    )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ import itertools
 import numpy as np
 import pytest
 
-from golden_set import chosen_set, compare, predict, run, trace
+from golden_set import VISION_BAR, check_answer, chosen_set, compare, compare_logits, predict, run, trace
 
-VISION_BAR = 1e-5
 PACKAGE_BAR = 2e-5  # a package has folded weights, and its layer norms an epsilon of their own
-LOGITS_BAR = 1e-3
 SCORE_BAR = 1e-3
 PROBABILITY_BAR = 1e-5
 DECODER_BAR = 1e-2  # where another version of a picture's decoder gave some value that is off by one
@@ -23,13 +21,13 @@ GOLDEN = chosen_set()
 CASES = range(len(GOLDEN.cases))
 FLOAT_LAYOUTS = [name for name in GOLDEN.layouts if not name.startswith("apple_")]
 APPLE_LAYOUTS = [name for name in GOLDEN.layouts if name.startswith("apple_")]
-VARIANTS = {variant["name"]: variant for variant in GOLDEN.variants}
 OTHER_HEADS = {variant["layout"] for variant in GOLDEN.variants if variant["name"] == "own_head"}
 PIXELS = GOLDEN.pixels()
 MODES = {"pad": {}, "square": {"image_aspect_ratio": "square"}}
 MODES["anyres"] = {"image_aspect_ratio": "anyres"}
 if "image_grid_pinpoints" in GOLDEN.expected:
     MODES["anyres"]["image_grid_pinpoints"] = GOLDEN.expected["image_grid_pinpoints"]
+LONGEST = GOLDEN.longest()
 EXACT_FORMATS = (".png", ".gif", ".bmp", ".tiff")
 
 
@@ -38,13 +36,6 @@ def test_the_set_is_whole():
     assert set(APPLE_LAYOUTS) == {"apple_fp16", "apple_int8", "apple_int4"}
     assert len(GOLDEN.expected["images"]) >= 10 and len(GOLDEN.cases) >= 3 and len(GOLDEN.expected["sampling"]) >= 5
     assert all((GOLDEN.images / name).is_file() for name in GOLDEN.expected["images"])
-
-
-def compare_logits(what, got, expected, positions=None):
-    """`expected` may hold the last positions only; `positions` is then how many there are."""
-    if positions is not None:
-        assert got.shape[0] == positions, f"{what}: {got.shape[0]} positions, expected {positions}"
-    compare(what, got[-expected.shape[0] :], expected, max_abs=LOGITS_BAR)
 
 
 @pytest.mark.parametrize("layout", FLOAT_LAYOUTS)
@@ -111,23 +102,6 @@ def test_pixels(key, tmp_path):
     compare_pixels(key, got["pixels"])
 
 
-def check_answer(what, answer, expected, longest):
-    count = len(expected["greedy"])
-    wrong = next((i for i, (a, b) in enumerate(zip(answer["tokens"], expected["greedy"])) if a != b), None)
-    if wrong is not None:
-        pytest.fail(
-            f"{what}: token {wrong} is {answer['tokens'][wrong]}, expected {expected['greedy'][wrong]}, "
-            f"which led by {expected['margins'][wrong]}"
-        )
-    assert len(answer["tokens"]) == count
-    assert answer["finish_reason"] == ("length" if count == longest else "stop")
-    assert answer["text"] == expected["greedy_text"]
-    print(f"{what:<44} {count} tokens equal, smallest margin {min(expected['margins'])}")
-
-
-LONGEST = max(len(case["greedy"]) for case in [*GOLDEN.cases, *GOLDEN.variants])
-
-
 @pytest.mark.parametrize("layout,index", itertools.product([n for n in FLOAT_LAYOUTS if n not in OTHER_HEADS], CASES))
 def test_greedy(layout, index):
     case = GOLDEN.cases[index]
@@ -164,22 +138,6 @@ def test_sampling_distribution(index):
     expected = GOLDEN.tensors[f"sample{index}.probs"]
     compare(f"sample{index}.probs", got, expected, max_abs=PROBABILITY_BAR)
     assert ((got > 0) == (expected > 0)).all(), "another set of tokens was kept"
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_variant(name, tmp_path):
-    variant = VARIANTS[name]
-    model = GOLDEN.reconfigured(variant["layout"], variant["config"], tmp_path / "model")
-    images = GOLDEN.paths(variant["images"])
-    options = ("--resolution", variant["resolution"]) if "resolution" in variant else ()
-    got = trace(model, images, variant["question"], tmp_path / "t.safetensors", *options)
-    for place in range(len(images)):
-        key = "projected" + (f".{place}" if place else "")
-        compare(f"{name} {key}", got[key], GOLDEN.tensors[f"{name}.{key}"], VISION_BAR)
-    compare_logits(f"{name} logits", got["logits"], GOLDEN.tensors[f"{name}.logits"], variant["positions"])
-    answer = predict(model, images, variant["question"], LONGEST, *options)
-    assert answer["image_tokens"] == variant["image_tokens"]
-    check_answer(f"{name} greedy", answer, variant, LONGEST)
 
 
 @pytest.mark.parametrize("layout", APPLE_LAYOUTS)
