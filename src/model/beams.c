@@ -11,6 +11,7 @@
 #include "base/checked.h"
 #include "base/file.h"
 #include "model/internal.h"
+#include "text/sampler.h"
 
 #define IMPOSSIBLE (-1e9f) /* what transformers gives to beams that must not be chosen */
 
@@ -44,6 +45,8 @@ struct search {
     struct candidate *candidates;         /* [keep], best first */
     float *logits;                        /* [beams, vocabulary] */
     int32_t *tail;                        /* [beams, max_tokens]: the path's slots */
+    fvlm_sampler *sampler;                /* applies the repetition penalty; NULL: there is none */
+    int32_t *history;                     /* [used + max_tokens]: the prompt's tokens, then a beam's */
     bool improvable;                      /* a running beam may still beat a finished one */
 };
 
@@ -77,20 +80,16 @@ static void to_log_probabilities(float *x, size_t count)
         x[i] -= log_sum;
 }
 
-/* transformers' RepetitionPenaltyLogitsProcessor over the beam's own tokens. */
-static void penalise(const struct search *search, const struct beam *beam, float *scores)
+/* The log-probabilities after the repetition penalty over the prompt and the beam's own tokens. */
+static const float *penalize(struct search *search, const struct beam *beam, const float *scores)
 {
-    float penalty = search->generation->sampling.repetition_penalty;
-    if (penalty <= 0 || penalty == 1)
-        return;
-    for (int32_t at = beam->node; at >= 0; at = search->nodes[at].parent) {
-        int32_t token = search->nodes[at].token;
-        bool seen = false; /* a token that comes twice is penalised once */
-        for (int32_t later = beam->node; later != at && !seen; later = search->nodes[later].parent)
-            seen = search->nodes[later].token == token;
-        if (!seen)
-            scores[token] *= scores[token] < 0 ? penalty : 1 / penalty;
-    }
+    const fvlm_session *session = search->session;
+    if (!search->sampler)
+        return scores;
+    size_t length = walk(search, beam->node, search->history + session->used);
+    for (size_t i = 0; i < length; i++)
+        search->history[session->used + i] = search->nodes[search->history[session->used + i]].token;
+    return fvlm_sampler_penalize(search->sampler, scores, search->history, session->used + length);
 }
 
 /* The `keep` best continuations of all beams, best first; of equals the lower beam and token. */
@@ -98,13 +97,11 @@ static size_t find_candidates(struct search *search)
 {
     size_t count = 0;
     for (size_t b = 0; b < search->beams; b++) {
-        float *scores = search->logits + b * search->vocabulary;
-        if (b == 0 || search->node_count > 0) {
-            to_log_probabilities(scores, search->vocabulary);
-            penalise(search, &search->running[b], scores);
-        } else {
+        float *logits = search->logits + b * search->vocabulary;
+        if (b > 0 && search->node_count == 0)
             break; /* before the first token there is one beam */
-        }
+        to_log_probabilities(logits, search->vocabulary);
+        const float *scores = penalize(search, &search->running[b], logits);
         for (size_t token = 0; token < search->vocabulary; token++) {
             float score = search->running[b].score + scores[token];
             if (count == search->keep && !(score > search->candidates[count - 1].score))
@@ -216,7 +213,10 @@ static fvlm_status allocate(struct search *search, fvlm_error *error)
     search->tail = fvlm_calloc(tree, sizeof *search->tail);
     search->candidates = fvlm_calloc(search->keep, sizeof *search->candidates);
     search->logits = fvlm_aligned_alloc(logits);
-    return search->nodes && search->tail && search->candidates && search->logits ? FVLM_OK : fvlm_fail_memory(error);
+    search->history = fvlm_calloc(search->session->used + search->max_tokens, sizeof *search->history);
+    return search->nodes && search->tail && search->candidates && search->logits && search->history
+               ? FVLM_OK
+               : fvlm_fail_memory(error);
 }
 
 static void release(struct search *search)
@@ -224,7 +224,9 @@ static void release(struct search *search)
     free(search->nodes);
     free(search->tail);
     free(search->candidates);
+    free(search->history);
     fvlm_aligned_free(search->logits);
+    fvlm_sampler_destroy(&search->sampler);
 }
 
 /* answers [beams] from the finished beams; where fewer finished, the rest stay empty. */
@@ -270,7 +272,11 @@ fvlm_status fvlm_session_beams(fvlm_session *session, const fvlm_generation *gen
     }
     fvlm_status status = allocate(&search, error);
     double start = fvlm_clock_ms(), first = start;
+    float penalty = generation->sampling.repetition_penalty;
+    if (!status && penalty != 0 && penalty != 1)
+        status = fvlm_sampler_create(&generation->sampling, search.vocabulary, &search.sampler, error);
     if (!status) {
+        memcpy(search.history, session->history, session->used * sizeof *search.history);
         memcpy(search.logits, session->logits, search.vocabulary * sizeof *search.logits);
         for (size_t length = 1; choose(&search, find_candidates(&search), length); length++) {
             if (length == 1)

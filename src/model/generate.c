@@ -109,7 +109,7 @@ static void advance(fvlm_session *session, int32_t token)
     fvlm_decoder_forward(engine->decoder, engine->pool, &session->cache, &rows, x, workspace);
     fvlm_decoder_logits(engine->decoder, engine->pool, x, 1, session->logits, workspace);
     fvlm_pool_release(engine->pool);
-    session->held[session->used++] = (fvlm_position){.token = token};
+    fvlm_session_hold(session, session->used++, (fvlm_position){.token = token});
 }
 
 static fvlm_status write_answer(fvlm_session *session, fvlm_sampler *sampler, fvlm_detokenizer *detokenizer,
@@ -121,7 +121,7 @@ static fvlm_status write_answer(fvlm_session *session, fvlm_sampler *sampler, fv
     size_t bytes;
     stream->finish = FVLM_FINISH_LENGTH;
     while (!status && !stream->stopped && answer->token_count < max_tokens) {
-        int32_t token = fvlm_sampler_next(sampler, session->logits, answer->tokens, answer->token_count);
+        int32_t token = fvlm_sampler_next(sampler, session->logits, session->history, session->used);
         if (answer->token_count == 0)
             first = fvlm_clock_ms();
         answer->decode_ms = fvlm_clock_ms() - first;

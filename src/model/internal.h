@@ -72,6 +72,7 @@ struct fvlm_session {
     fvlm_engine *engine;
     fvlm_kv_cache cache;
     fvlm_position *held; /* [context]: what the first `used` slots of the cache hold */
+    int32_t *history;    /* [context]: the tokens of `held`, for the sampler */
     size_t used;
     float *logits; /* [vocabulary], after position used - 1; valid when used > 0 */
 };
@@ -96,6 +97,13 @@ void fvlm_session_run(fvlm_session *session, const fvlm_prompt *prompt, size_t f
 
 /* Bounds the arrays that one step of beam search needs. */
 #define FVLM_MAX_BEAMS 64
+
+/* Take note that slot `slot` of the cache now holds `position`. */
+static inline void fvlm_session_hold(fvlm_session *session, size_t slot, fvlm_position position)
+{
+    session->held[slot] = position;
+    session->history[slot] = position.token;
+}
 
 /* Beam search, from generate.c's checked arguments. */
 fvlm_status fvlm_session_beams(fvlm_session *session, const fvlm_generation *generation, fvlm_answer *answers,

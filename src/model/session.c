@@ -13,8 +13,9 @@ fvlm_status fvlm_session_open(fvlm_engine *engine, fvlm_session **out, fvlm_erro
         return fvlm_fail_memory(error);
     session->engine = engine;
     session->held = fvlm_calloc(engine->context, sizeof *session->held);
+    session->history = fvlm_calloc(engine->context, sizeof *session->history);
     session->logits = fvlm_aligned_alloc(engine->config.decoder.vocabulary * sizeof *session->logits);
-    fvlm_status status = session->held && session->logits ? FVLM_OK : fvlm_fail_memory(error);
+    fvlm_status status = session->held && session->history && session->logits ? FVLM_OK : fvlm_fail_memory(error);
     if (!status)
         status = fvlm_kv_cache_create(engine->decoder, engine->context, &session->cache, error);
     if (status)
@@ -30,6 +31,7 @@ void fvlm_session_close(fvlm_session **session)
     fvlm_kv_cache_destroy(&(*session)->cache);
     fvlm_aligned_free((*session)->logits);
     free((*session)->held);
+    free((*session)->history);
     free(*session);
     *session = NULL;
 }
@@ -105,7 +107,8 @@ void fvlm_session_run(fvlm_session *session, const fvlm_prompt *prompt, size_t f
         if (count == rest)
             fvlm_decoder_logits(engine->decoder, engine->pool, x + (count - 1) * hidden, 1, session->logits, workspace);
     }
-    memcpy(session->held + from, prompt->positions + from, (prompt->count - from) * sizeof *session->held);
+    for (size_t i = from; i < prompt->count; i++)
+        fvlm_session_hold(session, i, prompt->positions[i]);
     session->used = prompt->count;
 }
 

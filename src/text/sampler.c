@@ -308,6 +308,12 @@ double fvlm_sampler_uniform(uint64_t seed, uint64_t n)
     return (double)(bits >> 11) * 0x1p-53;
 }
 
+const float *fvlm_sampler_penalize(fvlm_sampler *sampler, const float *logits, const int32_t *history, size_t count)
+{
+    penalize(sampler, logits, history, count);
+    return sampler->logits;
+}
+
 int32_t fvlm_sampler_next(fvlm_sampler *sampler, const float *logits, const int32_t *history, size_t count)
 {
     if (sampler->sampling.temperature == 0) {

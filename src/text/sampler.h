@@ -30,4 +30,8 @@ int32_t fvlm_sampler_next(fvlm_sampler *sampler, const float *logits, const int3
  * repeated or taken up anywhere. */
 double fvlm_sampler_uniform(uint64_t seed, uint64_t n);
 
+/* logits [vocabulary] after the repetition penalty alone, which falls on each token of the history once. Valid until
+ * the next call. Beam search applies it to log-probabilities. */
+const float *fvlm_sampler_penalize(fvlm_sampler *sampler, const float *logits, const int32_t *history, size_t count);
+
 #endif
