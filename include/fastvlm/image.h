@@ -1,6 +1,6 @@
 /* Pictures: decode any supported file into RGB.
  *
- * JPEG, PNG, WebP and GIF always; BMP, TIFF, AVIF and HEIC where the build has them. EXIF orientation is applied,
+ * JPEG, PNG, WebP and BMP always; GIF, TIFF, AVIF and HEIC where the build has them. EXIF orientation is applied,
  * alpha dropped, CMYK converted, 16-bit grey scaled to 8, and of an animation the first frame is taken.
  * An fvlm_image is immutable and may be shared between threads.
  */

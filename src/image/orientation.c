@@ -10,6 +10,20 @@
 #define EXIF_PREFIX_SIZE 6u   /* with its terminating zero */
 #define EXIF_MAX_BYTES 65536u /* a JPEG segment can hold no more; the first directory comes first */
 
+/* The standard says SHORT; the published code takes a number of any width but a plain BYTE. */
+static int whole_number(const ExifEntry *entry, ExifByteOrder order)
+{
+    bool two_bytes = entry->format == EXIF_FORMAT_SHORT || entry->format == EXIF_FORMAT_SSHORT;
+    bool four_bytes = entry->format == EXIF_FORMAT_LONG || entry->format == EXIF_FORMAT_SLONG;
+    if (two_bytes && entry->size >= 2)
+        return exif_get_short(entry->data, order);
+    if (four_bytes && entry->size >= 4)
+        return (int)(exif_get_long(entry->data, order) & 0xffff);
+    if (entry->format == EXIF_FORMAT_SBYTE && entry->size >= 1)
+        return entry->data[0];
+    return 0;
+}
+
 int fvlm_exif_orientation(const uint8_t *exif, size_t size)
 {
     int orientation = 0;
@@ -28,8 +42,8 @@ int fvlm_exif_orientation(const uint8_t *exif, size_t size)
     exif_data_unset_option(data, EXIF_DATA_OPTION_FOLLOW_SPECIFICATION);
     exif_data_load_data(data, block, (unsigned)(size + prefix));
     ExifEntry *entry = exif_content_get_entry(data->ifd[EXIF_IFD_0], EXIF_TAG_ORIENTATION);
-    if (entry && entry->format == EXIF_FORMAT_SHORT && entry->components >= 1 && entry->size >= 2)
-        orientation = exif_get_short(entry->data, exif_data_get_byte_order(data));
+    if (entry && entry->components >= 1)
+        orientation = whole_number(entry, exif_data_get_byte_order(data));
 done:
     if (data)
         exif_data_unref(data);
