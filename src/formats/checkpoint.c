@@ -117,10 +117,21 @@ static fvlm_status read_layout(fvlm_tensor_table *table, const struct layout *la
     return status;
 }
 
-/* The first *.mlpackage of the folder, if there is one. */
+static bool has_vision_tower(const fvlm_tensor_table *table)
+{
+    for (size_t i = 0; i < fvlm_tensor_table_count(table); i++)
+        if (strstr(fvlm_tensor_table_at(table, i)->name, "vision_tower."))
+            return true;
+    return false;
+}
+
+/* The first *.mlpackage of the folder, if there is one and the tower is still missing: Apple's export script leaves its
+ * package beside a checkpoint that has the tower already. */
 static fvlm_status read_package(fvlm_tensor_table *table, const char *folder, fvlm_error *error)
 {
     char *name;
+    if (has_vision_tower(table))
+        return FVLM_OK;
     fvlm_status status = fvlm_folder_find(folder, ".mlpackage", &name, error);
     if (status || !name)
         return status;

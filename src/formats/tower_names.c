@@ -1,6 +1,6 @@
 /* Which layer is which: a FastViTHD tower's layers, in order, under the names of LLaVA checkpoints.
  *
- * The layers must follow the tower's grammar (docs/formats.md); kernel widths, strides and channel counts tell where
+ * The layers must follow the tower's grammar; kernel widths, strides and channel counts tell where
  * stages, blocks and downsamples begin:
  *
  *   tower    = stem { block | downsample | position } expansion

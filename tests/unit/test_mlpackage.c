@@ -17,7 +17,6 @@
 #include <cmocka.h>
 
 #include "base/file.h"
-#include "base/memory.h"
 #include "formats/mil_constant.h"
 #include "formats/tensor_table.h"
 
@@ -462,6 +461,32 @@ static void test_hostile_manifests(void **state)
     free(path);
 }
 
+/* Apple's export script leaves its package in the checkpoint's folder: what the checkpoint has itself comes first. */
+static void test_package_beside_a_checkpoint(void **state)
+{
+    (void)state;
+    char folder[] = "test_mlpackage_XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    char *weights = fvlm_path_join(folder, "model.safetensors"), *package = fvlm_path_join(folder, "x.mlpackage");
+    assert_int_equal(mkdir(package, 0700), 0); /* without a manifest, so that reading it fails */
+    static const char *const names[] = {"model.norm.weight", "model.vision_tower.vision_tower.model.x"};
+    for (int with_tower = 0; with_tower < 2; with_tower++) {
+        fvlm_tensor tensor = {.name = names[with_tower], .type = FVLM_F32};
+        assert_true(fvlm_tensor_measure(&tensor));
+        tensor.data = &(const float){1};
+        assert_int_equal(fvlm_safetensors_write(weights, &tensor, 1, &error), FVLM_OK);
+        fvlm_tensor_table *table = create();
+        const char *layout;
+        assert_int_equal(fvlm_checkpoint_read(table, folder, &layout, &error), with_tower ? FVLM_OK : FVLM_ERROR_IO);
+        fvlm_tensor_table_destroy(&table);
+    }
+    remove(weights);
+    rmdir(package);
+    rmdir(folder);
+    free(weights);
+    free(package);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -469,7 +494,7 @@ int main(void)
         cmocka_unit_test(test_not_a_program),          cmocka_unit_test(test_many_empty_messages),
         cmocka_unit_test(test_missing_weights),        cmocka_unit_test(test_truncation),
         cmocka_unit_test(test_flipped_bits),           cmocka_unit_test(test_unpacking),
-        cmocka_unit_test(test_hostile_manifests),
+        cmocka_unit_test(test_hostile_manifests),      cmocka_unit_test(test_package_beside_a_checkpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
