@@ -390,7 +390,8 @@ def noise(seed, width, height):
 
 def resizes():
     sizes = ((1, 1, 5, 3), (5, 3, 64, 64), (64, 48, 32, 24), (33, 90, 32, 32), (90, 33, 32, 32), (7, 200, 64, 16),
-             (200, 7, 16, 64), (100, 60, 100, 20), (100, 60, 20, 60), (40, 40, 40, 40), (3, 300, 2, 7), (61, 59, 60, 58))
+             (200, 7, 16, 64), (100, 60, 100, 20), (100, 60, 20, 60), (40, 40, 40, 40), (3, 300, 2, 7), (61, 59, 60, 58),
+             (60, 90, 40, 30), (60, 90, 30, 32))  # on either side of the rule for which pass comes first
     for seed, (width, height, new_width, new_height) in enumerate(sizes, 1):
         resized = noise(seed, width, height).resize((new_width, new_height), Image.Resampling.BICUBIC)
         lines.append(f"resize {seed} {width} {height} {new_width} {new_height} {fnv(resized.tobytes())}")
