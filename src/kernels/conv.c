@@ -52,7 +52,7 @@ static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, float 
 
 const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise_row, stem_row};
 
-static const fvlm_conv_kernels *select_kernels(void)
+const fvlm_conv_kernels *fvlm_conv_kernels_select(void)
 {
     unsigned flags = fvlm_cpu_flags();
     (void)flags;
@@ -101,7 +101,7 @@ static void run_depthwise_row(void *argument, size_t row, int thread)
 
 void fvlm_depthwise_forward(fvlm_pool *pool, const fvlm_depthwise *conv, const float *x, float *y)
 {
-    struct depthwise_job job = {select_kernels(), conv, x, y};
+    struct depthwise_job job = {fvlm_conv_kernels_select(), conv, x, y};
     fvlm_pool_run(pool, (conv->height + conv->stride - 1) / conv->stride, run_depthwise_row, &job);
 }
 
@@ -121,6 +121,6 @@ static void run_stem_row(void *argument, size_t row, int thread)
 
 void fvlm_stem_forward(fvlm_pool *pool, const fvlm_stem *conv, const uint8_t *x, float *y)
 {
-    struct stem_job job = {select_kernels(), conv, x, y};
+    struct stem_job job = {fvlm_conv_kernels_select(), conv, x, y};
     fvlm_pool_run(pool, (conv->height + 1) / 2, run_stem_row, &job);
 }

@@ -13,6 +13,9 @@ typedef struct fvlm_conv_kernels {
 extern const fvlm_conv_kernels fvlm_conv_kernels_reference, fvlm_conv_kernels_avx2, fvlm_conv_kernels_avx512,
     fvlm_conv_kernels_neon; /* those of this build's architecture exist */
 
+/* The best of the instruction sets that fvlm_cpu_flags allows. */
+const fvlm_conv_kernels *fvlm_conv_kernels_select(void);
+
 /* Which of the kernel's taps meet the input at output place `place` of a direction `length` long: [first, last). */
 static inline void fvlm_conv_taps(size_t place, size_t kernel, size_t stride, size_t length, size_t *first,
                                   size_t *last)

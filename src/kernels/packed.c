@@ -1,8 +1,9 @@
 /* Packed linear layers: choice of the instruction set, packing, and how the work falls on threads.
  *
  * Linear: all threads prepare the activations (rounded to bf16 or integers) into one scratch, then take tasks of some
- * rows by some panels. Feed-forward block: a task is a slab of rows, which it takes through both layers, a slice of the
- * middle at a time, so that the middle stays in the level 2 cache.
+ * rows by some panels. Feed-forward block: a task convolves some lines of the picture into its scratch, then takes
+ * slabs of their pixels through both layers, a slice of the middle at a time, so that all of it stays in the level 2
+ * cache.
  */
 #include "kernels/packed.h"
 
@@ -11,11 +12,12 @@
 #include "base/checked.h"
 #include "base/cpu.h"
 #include "base/memory.h"
+#include "kernels/conv_body.h"
 #include "kernels/packed_block.h"
 
-/* Rows of a task: 8 tiles of AVX-512. Weights, which come from the level 3 cache, are used for so many rows, while the
- * activations of a slice for them, 350 KB as float32, fit the level 2 cache. */
-#define SLAB_ROWS 112
+/* Rows of a task, about: 9 tiles of AVX-512. Weights, which come from the level 3 cache, are used for so many rows,
+ * while the activations of a slice for them, 400 KB as float32, fit the level 2 cache. */
+#define SLAB_ROWS 128
 /* Bytes of weights in a task of a linear layer: some microseconds of reading for a single row, and within a level 2
  * cache for many. */
 #define TASK_BYTES ((size_t)256 << 10)
@@ -223,66 +225,109 @@ void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, s
 
 /* Feed-forward blocks. */
 
+/* Bytes of scratch that a slab of `count` rows takes beside the convolution's output. */
+static size_t slab_bytes(const fvlm_packed_ffn *ffn, size_t count)
+{
+    fvlm_packed_type type = ffn->fc1.type;
+    return rows_bytes(type, count, ffn->fc1.cols) + rows_bytes(type, count, FVLM_PACKED_SLICE) +
+           count * (FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA) * sizeof(float);
+}
+
+/* y = x + scale * fc2(gelu(fc1(mixed))), [count, c] each. */
+static void run_slab(const fvlm_packed_kernels *kernels, const fvlm_packed_ffn *ffn, const float *mixed, const float *x,
+                     size_t count, float *y, char *scratch)
+{
+    const fvlm_packed *fc1 = &ffn->fc1, *fc2 = &ffn->fc2;
+    size_t channels = fc1->cols;
+    fvlm_packed_rows in = place_rows(fc1->type, count, channels, scratch);
+    scratch += rows_bytes(fc1->type, count, channels);
+    fvlm_packed_rows middle = place_rows(fc1->type, count, FVLM_PACKED_SLICE, scratch);
+    scratch += rows_bytes(fc1->type, count, FVLM_PACKED_SLICE);
+
+    kernels->prepare(fc1->type, mixed, channels, channels, 0, count, &in);
+    for (size_t slice = 0; slice < slices_of(fc1->rows); slice++) {
+        size_t first = slice * FVLM_PACKED_SLICE;
+        fvlm_epilogue before = {.bias = ffn->bias1};
+        kernels->hidden(&(fvlm_packed_block){.w = fc1,
+                                             .first = first,
+                                             .count = least(FVLM_PACKED_SLICE, fc1->rows - first),
+                                             .slices = slices_of(channels),
+                                             .x = &in,
+                                             .rows = count,
+                                             .y = (float *)(void *)scratch,
+                                             .y_stride = FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA,
+                                             .epilogue = &before},
+                        &middle);
+        /* Without an activation the epilogue may add what each slice of the middle gives. */
+        fvlm_epilogue add = {.bias = slice == 0 ? ffn->bias2 : NULL,
+                             .scale = ffn->scale,
+                             .residual = slice == 0 ? x : y,
+                             .residual_stride = channels};
+        kernels->block(&(fvlm_packed_block){.w = fc2,
+                                            .count = fc2->rows,
+                                            .slice = slice,
+                                            .slices = 1,
+                                            .x = &middle,
+                                            .rows = count,
+                                            .y = y,
+                                            .y_stride = channels,
+                                            .epilogue = &add});
+    }
+}
+
 struct ffn {
     const fvlm_packed_kernels *kernels;
+    const fvlm_conv_kernels *conv;
     fvlm_pool *pool;
-    const fvlm_packed_ffn *layers;
-    const float *x; /* [m, c] */
-    float *y;       /* [m, c] */
-    size_t m, slab;
+    const fvlm_packed_ffn *ffn;
+    const float *x; /* [h, w, c] */
+    float *y;       /* [h, w, c] */
+    size_t lines;   /* of the picture, in a task */
 };
 
 static void ffn_task(void *argument, size_t index, int thread)
 {
-    const struct ffn *ffn = argument;
-    const fvlm_packed *fc1 = &ffn->layers->fc1, *fc2 = &ffn->layers->fc2;
-    size_t channels = fc1->cols, first = index * ffn->slab, count = least(ffn->slab, ffn->m - first);
-    char *scratch = fvlm_pool_scratch(ffn->pool, thread);
-    fvlm_packed_rows x = place_rows(fc1->type, count, channels, scratch);
-    scratch += rows_bytes(fc1->type, count, channels);
-    fvlm_packed_rows middle = place_rows(fc1->type, count, FVLM_PACKED_SLICE, scratch);
-    scratch += rows_bytes(fc1->type, count, FVLM_PACKED_SLICE);
-    float *y = ffn->y + first * channels;
-
-    ffn->kernels->prepare(fc1->type, ffn->x + first * channels, channels, channels, 0, count, &x);
-    for (size_t slice = 0; slice < slices_of(fc1->rows); slice++) {
-        size_t channel = slice * FVLM_PACKED_SLICE;
-        fvlm_packed_block hidden = {.w = fc1,
-                                    .first = channel,
-                                    .count = least(FVLM_PACKED_SLICE, fc1->rows - channel),
-                                    .slices = slices_of(channels),
-                                    .x = &x,
-                                    .rows = count,
-                                    .y = (float *)(void *)scratch,
-                                    .y_stride = FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA,
-                                    .epilogue = &(fvlm_epilogue){.bias = ffn->layers->bias1}};
-        ffn->kernels->hidden(&hidden, &middle);
-        /* Adding is all that the epilogue does, so it may do it slice by slice. */
-        fvlm_epilogue add = {.bias = slice == 0 ? ffn->layers->bias2 : NULL,
-                             .scale = ffn->layers->scale,
-                             .residual = y,
-                             .residual_stride = channels};
-        ffn->kernels->block(&(fvlm_packed_block){.w = fc2,
-                                                 .count = fc2->rows,
-                                                 .slice = slice,
-                                                 .slices = 1,
-                                                 .x = &middle,
-                                                 .rows = count,
-                                                 .y = y,
-                                                 .y_stride = channels,
-                                                 .epilogue = &add});
+    const struct ffn *job = argument;
+    const fvlm_depthwise *conv = &job->ffn->conv;
+    size_t line = index * job->lines, lines = least(job->lines, conv->height - line),
+           row = conv->width * conv->channels;
+    size_t pixels = lines * conv->width, slab = divide_up(pixels, divide_up(pixels, SLAB_ROWS));
+    float *mixed = fvlm_pool_scratch(job->pool, thread);
+    char *scratch = (char *)mixed + round_up(lines * row * sizeof *mixed, FVLM_ALIGN);
+    for (size_t i = 0; i < lines; i++)
+        job->conv->depthwise_row(conv, job->x, line + i, mixed + i * row);
+    for (size_t start = 0; start < pixels; start += slab) {
+        size_t at = line * row + start * conv->channels;
+        run_slab(job->kernels, job->ffn, mixed + start * conv->channels, job->x + at, least(slab, pixels - start),
+                 job->y + at, scratch);
     }
 }
 
-void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *layers, const float *x, size_t m, float *y)
+bool fvlm_packed_ffn_fits(const fvlm_packed_ffn *ffn)
 {
-    if (m == 0 || layers->fc1.cols == 0)
+    size_t floats, bytes, width = ffn->conv.width;
+    return fvlm_size_multiply(width, ffn->conv.channels, &floats) &&
+           fvlm_size_multiply(floats, sizeof(float), &bytes) && bytes <= FVLM_SCRATCH_BYTES &&
+           slab_bytes(ffn, least(width, SLAB_ROWS)) + FVLM_ALIGN <= FVLM_SCRATCH_BYTES - bytes;
+}
+
+void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const float *x, float *y)
+{
+    const fvlm_depthwise *conv = &ffn->conv;
+    if (conv->height == 0 || conv->width == 0 || conv->channels == 0)
         return;
-    /* Whole rounds of the threads, and no slab larger than the scratch, which matters from 10000 channels on. */
-    size_t row = rows_bytes(layers->fc1.type, 1, layers->fc1.cols) +
-                 rows_bytes(layers->fc1.type, 1, FVLM_PACKED_SLICE) +
-                 (FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA) * sizeof(float) + FVLM_ALIGN;
-    size_t slabs = round_up(divide_up(m, least(SLAB_ROWS, FVLM_SCRATCH_BYTES / row)), (size_t)fvlm_pool_threads(pool));
-    struct ffn ffn = {fvlm_packed_kernels_select(), pool, layers, x, y, m, divide_up(m, slabs)};
-    fvlm_pool_run(pool, divide_up(m, ffn.slab), ffn_task, &ffn);
+    /* As many lines as fill a slab, if the scratch holds them, and whole rounds of the threads. */
+    size_t lines = SLAB_ROWS / conv->width, line_bytes = conv->width * conv->channels * sizeof *x;
+    while (lines > 1 && lines * line_bytes + FVLM_ALIGN + slab_bytes(ffn, lines * conv->width) > FVLM_SCRATCH_BYTES)
+        lines--;
+    lines = lines > 0 ? lines : 1;
+    size_t tasks = round_up(divide_up(conv->height, lines), (size_t)fvlm_pool_threads(pool));
+    struct ffn job = {.kernels = fvlm_packed_kernels_select(),
+                      .conv = fvlm_conv_kernels_select(),
+                      .pool = pool,
+                      .ffn = ffn,
+                      .x = x,
+                      .y = y,
+                      .lines = divide_up(conv->height, tasks)};
+    fvlm_pool_run(pool, divide_up(conv->height, job.lines), ffn_task, &job);
 }

@@ -9,7 +9,10 @@
 #ifndef FVLM_KERNELS_PACKED_H
 #define FVLM_KERNELS_PACKED_H
 
+#include <stdbool.h>
+
 #include "base/pool.h"
+#include "kernels/conv.h"
 #include "kernels/gemm.h"
 
 typedef enum fvlm_packed_type { FVLM_PACKED_BF16, FVLM_PACKED_INT8 } fvlm_packed_type;
@@ -41,12 +44,17 @@ void fvlm_packed_fill(fvlm_pool *pool, fvlm_packed_type type, const fvlm_matrix 
 void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, size_t m, size_t x_stride, float *y,
                         size_t y_stride, const fvlm_epilogue *epilogue);
 
-/* y[m, c] = y + scale * (fc2(gelu(fc1(x[m, c]) + bias1)) + bias2), with fc1 [h, c] and fc2 [c, h] of one type. */
+/* The tower's feed-forward block over a picture x[h, w, c]: y = x + scale * (fc2(gelu(fc1(conv(x)) + bias1)) + bias2),
+ * with a depthwise convolution of stride 1 without activation, fc1 [wide, c] and fc2 [c, wide] of one type. */
 typedef struct fvlm_packed_ffn {
+    fvlm_depthwise conv;
     fvlm_packed fc1, fc2;
-    const float *bias1, *bias2; /* [h], [c] */
+    const float *bias1, *bias2; /* [wide], [c] */
     const float *scale;         /* [c] */
 } fvlm_packed_ffn;
-void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const float *x, size_t m, float *y);
+/* Whether a row of the picture fits the scratch memory, as the following needs. */
+bool fvlm_packed_ffn_fits(const fvlm_packed_ffn *ffn);
+/* x and y must not overlap. */
+void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const float *x, float *y);
 
 #endif

@@ -17,9 +17,8 @@ const char *fvlm_version(void)
 static fvlm_status apply_options(const fvlm_engine_options *options, fvlm_engine *engine, fvlm_error *error)
 {
     fvlm_config *config = &engine->config;
-    if (options->precision == FVLM_PRECISION_BF16 || options->precision == FVLM_PRECISION_INT8)
-        return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
-                         "the vision tower computes in fp32 only: use --precision auto or fp32");
+    /* Rounding shows in the answers of some models: unless asked, the tower computes as it was trained. */
+    engine->precision = options->precision == FVLM_PRECISION_AUTO ? FVLM_PRECISION_FP32 : options->precision;
     if (options->resolution < 0 || options->resolution % FVLM_VISION_STRIDE != 0 || options->resolution > 4096)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "resolution %d is not a multiple of %d up to 4096",
                          options->resolution, FVLM_VISION_STRIDE);
@@ -65,10 +64,11 @@ static fvlm_status load_model(fvlm_engine *engine, fvlm_error *error)
         return fvlm_fail_memory(error);
     fvlm_loader loader = {.table = engine->table,
                           .arena = engine->arena,
+                          .pool = engine->pool,
                           .quantized_bits = config->quantized_bits,
                           .quantized_group = config->quantized_group,
                           .error = error};
-    engine->vision = fvlm_vision_load(&loader, &config->vision);
+    engine->vision = fvlm_vision_load(&loader, &config->vision, engine->precision);
     if (engine->vision)
         engine->projector =
             fvlm_projector_load(&loader, config, fvlm_vision_width(engine->vision), config->decoder.hidden);
@@ -124,13 +124,13 @@ fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_engine **o
     if (!status)
         status = open_weights(options->model, engine, error);
     if (!status)
+        status = fvlm_pool_create(options->threads > 0 ? options->threads : fvlm_cpu_count(), &engine->pool, error);
+    if (!status)
         status = load_model(engine, error);
     if (!status)
         status = fvlm_tokenizer_open(options->model, &engine->tokenizer, error);
     if (!status)
         status = add_end_token(engine, error);
-    if (!status)
-        status = fvlm_pool_create(options->threads > 0 ? options->threads : fvlm_cpu_count(), &engine->pool, error);
     if (!status)
         status = allocate_workspace(engine, error);
     if (status)
@@ -168,9 +168,11 @@ const fvlm_tokenizer *fvlm_engine_tokenizer(const fvlm_engine *engine)
 
 void fvlm_engine_describe(const fvlm_engine *engine, fvlm_engine_info *info)
 {
+    static const char *const precisions[] = {
+        [FVLM_PRECISION_FP32] = "fp32", [FVLM_PRECISION_BF16] = "bf16", [FVLM_PRECISION_INT8] = "int8"};
     const fvlm_config *config = &engine->config;
     *info = (fvlm_engine_info){.layout = engine->layout,
-                               .precision = "fp32",
+                               .precision = precisions[engine->precision],
                                .isa = fvlm_cpu_level_name(fvlm_cpu_flags()),
                                .threads = fvlm_pool_threads(engine->pool),
                                .resolution = (int)config->vision.resolution,

@@ -18,7 +18,8 @@ struct fvlm_engine {
     fvlm_vision *vision;
     fvlm_projector *projector;
     fvlm_decoder *decoder;
-    const float *newline; /* [hidden], or NULL: model.image_newline */
+    const float *newline;     /* [hidden], or NULL: model.image_newline */
+    fvlm_precision precision; /* of the tower; not AUTO */
     const char *layout;
     uint64_t vision_parameters, language_parameters, weight_bytes;
     size_t context; /* positions of a session */

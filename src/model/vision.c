@@ -1,6 +1,7 @@
 /* The tower's weights and forward pass.
  *
- * Loading reorders depthwise weights for the kernels and folds batch norm into them; 1x1 convolutions stay mapped.
+ * Loading reorders depthwise weights for the kernels and folds batch norm into them; 1x1 convolutions stay mapped, and
+ * are packed beside that for bf16 and int8.
  * The forward pass moves x between three buffers of the workspace: [pixels, channels] each, and `hidden` for a slice
  * of the FFN's 4x wide middle, so that the whole of it never exists.
  */
@@ -15,6 +16,7 @@
 #include "kernels/conv.h"
 #include "kernels/gemm.h"
 #include "kernels/norm.h"
+#include "kernels/packed.h"
 
 #define PREFIX "model.vision_tower.vision_tower.model."
 #define NORM_EPS 1e-5f /* batch norm and layer norm alike (PyTorch's default) */
@@ -31,7 +33,8 @@ struct depthwise {
 /* A linear layer, or a 1x1 convolution. */
 struct linear {
     fvlm_matrix weight;
-    const float *bias; /* [rows], or NULL */
+    const float *bias;  /* [rows], or NULL */
+    fvlm_packed packed; /* the weights once more, in bf16 or int8; data NULL in fp32 */
 };
 
 /* Depthwise 7x7 with batch norm folded, then channels -> ratio * channels -> channels. */
@@ -186,7 +189,80 @@ static void load_stage(fvlm_loader *loader, const fvlm_vision_config *config, si
     (*network)++;
 }
 
-fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *config)
+static fvlm_depthwise depthwise_shape(const struct depthwise *conv, size_t side, fvlm_activation activation)
+{
+    return (fvlm_depthwise){.height = side,
+                            .width = side,
+                            .channels = conv->channels,
+                            .multiplier = conv->multiplier,
+                            .kernel = conv->kernel,
+                            .stride = conv->stride,
+                            .weight = conv->weight,
+                            .bias = conv->bias,
+                            .activation = activation};
+}
+
+static fvlm_packed_ffn packed_ffn(const struct conv_ffn *ffn, size_t side)
+{
+    return (fvlm_packed_ffn){.conv = depthwise_shape(&ffn->conv, side, FVLM_ACTIVATION_NONE),
+                             .fc1 = ffn->fc1.packed,
+                             .fc2 = ffn->fc2.packed,
+                             .bias1 = ffn->fc1.bias,
+                             .bias2 = ffn->fc2.bias,
+                             .scale = ffn->scale};
+}
+
+/* The side of stage i's picture. */
+static size_t stage_side(size_t resolution, size_t index)
+{
+    return resolution / 4 >> index;
+}
+
+static void pack_linear(fvlm_loader *loader, fvlm_packed_type type, struct linear *linear)
+{
+    if (loader->status)
+        return;
+    size_t bytes = fvlm_packed_bytes(type, linear->weight.rows, linear->weight.cols);
+    void *memory = bytes == 0 ? NULL : fvlm_arena_alloc(loader->arena, bytes, 1);
+    if (!memory)
+        loader->status = fvlm_fail_memory(loader->error);
+    else
+        fvlm_packed_fill(loader->pool, type, &linear->weight, memory, &linear->packed);
+}
+
+/* Every linear layer of the tower but the two of squeeze-excite, which see one row. */
+static void pack_layers(fvlm_loader *loader, fvlm_packed_type type, fvlm_vision *vision)
+{
+    pack_linear(loader, type, &vision->stem_linear);
+    for (size_t i = 0; i < FVLM_STAGES && !loader->status; i++) {
+        struct stage *stage = &vision->stages[i];
+        if (stage->downsample.channels)
+            pack_linear(loader, type, &stage->downsample_linear);
+        for (size_t j = 0; j < stage->block_count; j++) {
+            struct block *block = &stage->blocks[j];
+            if (stage->attention) {
+                pack_linear(loader, type, &block->qkv);
+                pack_linear(loader, type, &block->projection);
+            }
+            pack_linear(loader, type, &block->ffn.fc1);
+            pack_linear(loader, type, &block->ffn.fc2);
+        }
+    }
+}
+
+/* Whether every packed feed-forward block can run at this resolution. */
+static bool lines_fit(const fvlm_vision *vision, size_t resolution)
+{
+    for (size_t i = 0; i < FVLM_STAGES; i++)
+        for (size_t j = 0; j < vision->stages[i].block_count; j++) {
+            fvlm_packed_ffn ffn = packed_ffn(&vision->stages[i].blocks[j].ffn, stage_side(resolution, i));
+            if (ffn.fc1.data && !fvlm_packed_ffn_fits(&ffn))
+                return false;
+        }
+    return true;
+}
+
+fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *config, fvlm_precision precision)
 {
     fvlm_vision *vision = loader->status ? NULL : fvlm_arena_alloc(loader->arena, 1, sizeof *vision);
     if (!vision) {
@@ -209,6 +285,13 @@ fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *con
     vision->expand = load_depthwise(loader, 2 * last, 3, 1, 2, NULL, NULL, PREFIX "conv_exp.reparam_conv");
     vision->squeeze = load_linear(loader, 2 * last / SQUEEZE, 2 * last, true, PREFIX "conv_exp.se.reduce");
     vision->excite = load_linear(loader, 2 * last, 2 * last / SQUEEZE, true, PREFIX "conv_exp.se.expand");
+    if (precision == FVLM_PRECISION_BF16 || precision == FVLM_PRECISION_INT8)
+        pack_layers(loader, precision == FVLM_PRECISION_BF16 ? FVLM_PACKED_BF16 : FVLM_PACKED_INT8, vision);
+    if (!loader->status && !lines_fit(vision, config->resolution))
+        loader->status = fvlm_fail(loader->error, FVLM_ERROR_UNSUPPORTED,
+                                   "a vision tower of these widths at %zu pixels is too wide for bf16 and int8: use "
+                                   "--precision fp32",
+                                   config->resolution);
     return loader->status ? NULL : vision;
 }
 
@@ -229,12 +312,6 @@ struct layout {
 static size_t larger(size_t a, size_t b)
 {
     return a > b ? a : b;
-}
-
-/* The side of stage i's picture. */
-static size_t stage_side(size_t resolution, size_t index)
-{
-    return resolution / 4 >> index;
 }
 
 static struct layout plan(const fvlm_vision *vision, size_t resolution, int threads)
@@ -281,15 +358,7 @@ struct pass {
 static void run_depthwise(const struct pass *pass, const struct depthwise *conv, size_t side,
                           fvlm_activation activation, const float *x, float *y)
 {
-    fvlm_depthwise shape = {.height = side,
-                            .width = side,
-                            .channels = conv->channels,
-                            .multiplier = conv->multiplier,
-                            .kernel = conv->kernel,
-                            .stride = conv->stride,
-                            .weight = conv->weight,
-                            .bias = conv->bias,
-                            .activation = activation};
+    fvlm_depthwise shape = depthwise_shape(conv, side, activation);
     fvlm_depthwise_forward(pass->pool, &shape, x, y);
 }
 
@@ -298,19 +367,37 @@ static void run_linear(const struct pass *pass, const struct linear *linear, con
 {
     epilogue.bias = linear->bias;
     epilogue.residual_stride = linear->weight.rows;
-    fvlm_linear(pass->pool, &linear->weight, x, rows, linear->weight.cols, y, linear->weight.rows, &epilogue);
+    if (linear->packed.data)
+        fvlm_packed_linear(pass->pool, &linear->packed, x, rows, linear->weight.cols, y, linear->weight.rows,
+                           &epilogue);
+    else
+        fvlm_linear(pass->pool, &linear->weight, x, rows, linear->weight.cols, y, linear->weight.rows, &epilogue);
 }
 
-/* x = x + scale * fc2(gelu(fc1(conv(x)))), a slice of rows at a time; spare holds conv(x). */
-static void run_ffn(const struct pass *pass, const struct conv_ffn *ffn, float *x)
+static void swap_buffers(float **a, float **b)
 {
+    float *old = *a;
+    *a = *b;
+    *b = old;
+}
+
+/* x = x + scale * fc2(gelu(fc1(conv(x)))). Packed layers do all of it at once, into another buffer; others a slice of
+ * rows at a time, with conv(x) in spare. */
+static void run_ffn(struct pass *pass, const struct conv_ffn *ffn)
+{
+    if (ffn->fc1.packed.data) {
+        fvlm_packed_ffn packed = packed_ffn(ffn, pass->side);
+        fvlm_packed_ffn_forward(pass->pool, &packed, pass->x, pass->mixed);
+        swap_buffers(&pass->x, &pass->mixed);
+        return;
+    }
     size_t channels = ffn->conv.channels, wide = ffn->fc1.weight.rows, pixels = pass->side * pass->side;
     size_t slice = larger(HIDDEN_FLOATS / wide, 1);
     float *hidden = pass->workspace + pass->layout.hidden;
-    run_depthwise(pass, &ffn->conv, pass->side, FVLM_ACTIVATION_NONE, x, pass->spare);
+    run_depthwise(pass, &ffn->conv, pass->side, FVLM_ACTIVATION_NONE, pass->x, pass->spare);
     for (size_t start = 0; start < pixels; start += slice) {
         size_t rows = pixels - start < slice ? pixels - start : slice;
-        float *out = x + start * channels;
+        float *out = pass->x + start * channels;
         run_linear(pass, &ffn->fc1, pass->spare + start * channels, rows, hidden,
                    (fvlm_epilogue){.activation = FVLM_ACTIVATION_GELU});
         run_linear(pass, &ffn->fc2, hidden, rows, out, (fvlm_epilogue){.scale = ffn->scale, .residual = out});
@@ -343,13 +430,6 @@ static void run_attention(const struct pass *pass, const struct block *block, si
                (fvlm_epilogue){.scale = block->attention_scale, .residual = pass->x});
 }
 
-static void swap_buffers(float **a, float **b)
-{
-    float *old = *a;
-    *a = *b;
-    *b = old;
-}
-
 static void run_block(struct pass *pass, const struct stage *stage, const struct block *block)
 {
     if (stage->attention) {
@@ -358,7 +438,7 @@ static void run_block(struct pass *pass, const struct stage *stage, const struct
         run_depthwise(pass, &block->mixer, pass->side, FVLM_ACTIVATION_NONE, pass->x, pass->mixed);
         swap_buffers(&pass->x, &pass->mixed);
     }
-    run_ffn(pass, &block->ffn, pass->x);
+    run_ffn(pass, &block->ffn);
 }
 
 static void report(const struct pass *pass, int *network, size_t channels)

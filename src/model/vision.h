@@ -7,13 +7,14 @@
 #define FVLM_MODEL_VISION_H
 
 #include "base/pool.h"
+#include "fastvlm/engine.h"
 #include "model/config.h"
 #include "model/weights.h"
 
 typedef struct fvlm_vision fvlm_vision; /* lives in the loader's arena, immutable after load */
 
-/* NULL and loader->status on failure. */
-fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *config);
+/* `precision` is that of the linear layers; everything between them is float32. NULL and loader->status on failure. */
+fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *config, fvlm_precision precision);
 
 /* Channels of a feature. */
 size_t fvlm_vision_width(const fvlm_vision *vision);

@@ -7,6 +7,7 @@
 #define FVLM_MODEL_WEIGHTS_H
 
 #include "base/memory.h"
+#include "base/pool.h"
 #include "formats/tensor_table.h"
 
 #define FVLM_MAX_NAME 256
@@ -14,6 +15,7 @@
 typedef struct fvlm_loader {
     const fvlm_tensor_table *table;
     fvlm_arena *arena;     /* what must be converted or reordered lives here */
+    fvlm_pool *pool;       /* for packing */
     size_t quantized_bits; /* MLX: of matrices with scales */
     size_t quantized_group;
     uint64_t parameters, bytes; /* counts of what was loaded: weights, and their stored size */

@@ -207,16 +207,25 @@ static void check_degenerate(void)
 }
 
 struct ffn_case {
-    size_t m, channels, wide;
-    float *x, *start, *w1, *w2, *bias1, *bias2, *scale;
+    fvlm_depthwise conv;
+    size_t wide;
+    float *x, *w1, *w2, *bias1, *bias2, *scale;
     void *memory1, *memory2;
 };
 
-static struct ffn_case random_ffn(size_t m, size_t channels, size_t wide)
+static struct ffn_case random_ffn(size_t height, size_t width, size_t channels, size_t wide)
 {
-    struct ffn_case c = {.m = m, .channels = channels, .wide = wide};
-    c.x = harness_floats(m * channels, 1);
-    c.start = harness_floats(m * channels, 1);
+    struct ffn_case c = {.wide = wide};
+    float *taps = harness_floats(49 * channels, 1.0f / 7);
+    c.conv = (fvlm_depthwise){.height = height,
+                              .width = width,
+                              .channels = channels,
+                              .multiplier = 1,
+                              .kernel = 7,
+                              .stride = 1,
+                              .weight = taps,
+                              .bias = harness_floats(channels, 1)};
+    c.x = harness_floats(height * width * channels, 1);
     c.w1 = harness_floats(wide * channels, 1 / sqrtf((float)channels));
     c.w2 = harness_floats(channels * wide, 1 / sqrtf((float)wide));
     c.bias1 = harness_floats(wide, 0.5f);
@@ -229,43 +238,65 @@ static struct ffn_case random_ffn(size_t m, size_t channels, size_t wide)
 
 static fvlm_packed_ffn pack_ffn(const struct ffn_case *c, fvlm_packed_type type, int threads)
 {
-    return (fvlm_packed_ffn){.fc1 = pack(type, c->wide, c->channels, c->w1, threads, c->memory1),
-                             .fc2 = pack(type, c->channels, c->wide, c->w2, threads, c->memory2),
+    return (fvlm_packed_ffn){.conv = c->conv,
+                             .fc1 = pack(type, c->wide, c->conv.channels, c->w1, threads, c->memory1),
+                             .fc2 = pack(type, c->conv.channels, c->wide, c->w2, threads, c->memory2),
                              .bias1 = c->bias1,
                              .bias2 = c->bias2,
                              .scale = c->scale};
 }
 
-/* The block against two layers in double precision: its error comes from rounding the middle, near GELU included. */
+/* The 7x7 convolution of a picture, in double precision. */
+static void expected_conv(const fvlm_depthwise *conv, const float *x, float *y)
+{
+    for (size_t row = 0; row < conv->height; row++)
+        for (size_t column = 0; column < conv->width; column++)
+            for (size_t c = 0; c < conv->channels; c++) {
+                double sum = conv->bias[c];
+                for (size_t i = 0; i < 49; i++) {
+                    size_t r = row + i / 7 - 3, s = column + i % 7 - 3; /* large where below 0 */
+                    if (r < conv->height && s < conv->width)
+                        sum += (double)x[(r * conv->width + s) * conv->channels + c] *
+                               conv->weight[i * conv->channels + c];
+                }
+                y[(row * conv->width + column) * conv->channels + c] = (float)sum;
+            }
+}
+
+/* The block against its layers in double precision: the error comes from rounding what goes into each layer. */
 static void check_ffn(void)
 {
-    struct ffn_case c = random_ffn(harness_between(1, 300), harness_between(1, 60), harness_between(1, 1000));
-    size_t count = c.m * c.channels;
-    float *middle = harness_output(c.m * c.wide), *expected = harness_output(count);
+    struct ffn_case c =
+        random_ffn(harness_between(1, 20), harness_between(1, 20), harness_between(1, 60), harness_between(1, 1000));
+    if (harness_random() % 4 == 0)
+        c = random_ffn(2, harness_between(129, 300), harness_between(1, 20), harness_between(1, 60));
+    size_t channels = c.conv.channels, m = c.conv.height * c.conv.width, count = m * channels;
+    float *mixed = harness_output(count), *middle = harness_output(m * c.wide), *expected = harness_output(count);
     float *y = harness_output(count), *again = harness_output(count);
     fvlm_epilogue first = {.bias = c.bias1, .activation = FVLM_ACTIVATION_GELU};
-    fvlm_epilogue second = {.bias = c.bias2, .scale = c.scale, .residual = c.start, .residual_stride = c.channels};
-    expected_linear(false, c.w1, c.wide, c.channels, c.x, c.m, c.channels, &first, middle);
-    expected_linear(false, c.w2, c.channels, c.wide, middle, c.m, c.wide, &second, expected);
+    fvlm_epilogue second = {.bias = c.bias2, .scale = c.scale, .residual = c.x, .residual_stride = channels};
+    expected_conv(&c.conv, c.x, mixed);
+    expected_linear(false, c.w1, c.wide, channels, mixed, m, channels, &first, middle);
+    expected_linear(false, c.w2, channels, c.wide, middle, m, c.wide, &second, expected);
     for (size_t t = 0; t < 2; t++) {
         HARNESS_LEVELS(level)
         {
             for (int threads = 1; threads <= 3; threads += 2) {
                 fvlm_packed_ffn ffn = pack_ffn(&c, types[t], threads);
-                float *out = threads == 1 ? y : again;
-                memcpy(out, c.start, count * sizeof *out);
-                fvlm_packed_ffn_forward(harness_pool(threads), &ffn, c.x, c.m, out);
+                if (!fvlm_packed_ffn_fits(&ffn))
+                    harness_fail("a small picture does not fit");
+                fvlm_packed_ffn_forward(harness_pool(threads), &ffn, c.x, threads == 1 ? y : again);
             }
             harness_near("3 threads", y, again, count, (harness_tolerance){0, 0});
             double error = 0, size = 0;
             for (size_t i = 0; i < count; i++) {
                 error += ((double)y[i] - expected[i]) * ((double)y[i] - expected[i]);
-                size += ((double)expected[i] - c.start[i]) * ((double)expected[i] - c.start[i]);
+                size += ((double)expected[i] - c.x[i]) * ((double)expected[i] - c.x[i]);
             }
             double relative = sqrt(error / size), bound = types[t] == FVLM_PACKED_BF16 ? 0.006 : 0.03;
             if (!(relative < bound))
-                harness_fail("%s ffn %zu x %zu x %zu at %s: relative error %g", type_name(types[t]), c.m, c.channels,
-                             c.wide, level, relative);
+                harness_fail("%s ffn %zu x %zu x %zu to %zu at %s: relative error %g", type_name(types[t]),
+                             c.conv.height, c.conv.width, channels, c.wide, level, relative);
         }
     }
 }
@@ -330,27 +361,29 @@ static void bench_language(void)
 static void run_ffn(void *argument)
 {
     struct bench *bench = argument;
-    fvlm_packed_ffn_forward(bench->pool, &bench->ffn, bench->x, bench->m, bench->y);
+    fvlm_packed_ffn_forward(bench->pool, &bench->ffn, bench->x, bench->y);
 }
 
 static void bench_ffn(void)
 {
-    static const size_t stages[][2] = {{65536, 96}, {16384, 192}, {4096, 384}, {1024, 768}, {256, 1536}};
+    static const size_t stages[][2] = {{256, 96}, {128, 192}, {64, 384}, {32, 768}, {16, 1536}};
     for (size_t i = 0; i < sizeof stages / sizeof stages[0]; i++) {
-        struct ffn_case c = random_ffn(stages[i][0], stages[i][1], 4 * stages[i][1]);
-        struct bench bench = {.m = c.m, .x = c.x, .y = c.start};
+        size_t side = stages[i][0], channels = stages[i][1];
+        struct ffn_case c = random_ffn(side, side, channels, 4 * channels);
+        struct bench bench = {.x = c.x, .y = harness_output(side * side * channels)};
         for (size_t t = 0; t < 2; t++)
             for (int threads = 1; threads <= fvlm_cpu_count(); threads++) {
                 bench.pool = harness_pool(threads);
                 char what[128];
-                snprintf(what, sizeof what, "%s ffn %zu x %zu, %d threads", type_name(types[t]), c.m, c.channels,
-                         threads);
+                snprintf(what, sizeof what, "%s ffn %zu x %zu x %zu, %d threads", type_name(types[t]), side, side,
+                         channels, threads);
                 HARNESS_LEVELS(level)
                 {
                     if (harness_is_reference())
                         continue;
                     bench.ffn = pack_ffn(&c, types[t], threads);
-                    harness_bench(what, 4.0 * (double)(c.m * c.channels * c.wide), 0, run_ffn, &bench);
+                    harness_bench(what, (double)(side * side * channels) * (98 + 16 * (double)channels), 0, run_ffn,
+                                  &bench);
                 }
             }
     }
