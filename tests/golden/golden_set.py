@@ -67,6 +67,14 @@ def predict(model, images, question, max_tokens, *options):
     return json.loads(run("predict", "--model", model, *paths, "--prompt", question, *limits, *options))
 
 
+def feature_errors(got, expected):
+    """Relative L2 of all features [tokens, width], and the least cosine of a token's."""
+    got, expected = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (got, expected))
+    assert got.shape == expected.shape and np.isfinite(got).all()
+    norms = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
+    return np.linalg.norm(got - expected) / np.linalg.norm(expected), ((got * expected).sum(1) / norms).min()
+
+
 def compare(what, got, expected, relative_l2=None, max_abs=None):
     """Print how far `got` is from `expected`, and fail when it is not finite or further than the bar given."""
     assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"

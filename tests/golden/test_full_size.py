@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from golden_set import BUILD, SHARED, compare, predict, read_safetensors, trace
+from golden_set import BUILD, SHARED, compare, feature_errors, predict, read_safetensors, trace
 
 FOLDER = SHARED / "fixtures" / "full_0.5b"
 BAR = 1e-3
@@ -49,6 +49,19 @@ def test_numbers(checkpoint, expected, tmp_path):
     compare("features", got["features"][0], values["features"], BAR)
     compare("projected", got["projected"][0], values["projected"], BAR)
     compare("last_logits", got["logits"][-1], values["last_logits"], BAR)
+
+
+# What PyTorch's own bf16 loses, and the least cosine of a token's feature with the exact one.
+@pytest.mark.parametrize("precision, relative_bar, cosine_bar", [("bf16", 0.023, 0.9995), ("int8", 0.08, 0.995)])
+def test_precision(checkpoint, expected, tmp_path, precision, relative_bar, cosine_bar):
+    values = read_safetensors(FOLDER / "expected.safetensors")
+    image = SHARED / "fixtures" / "images" / expected["image"]
+    out = tmp_path / "trace.safetensors"
+    got = trace(checkpoint, [image], expected["question"], out, "--precision", precision)
+    out.unlink()
+    relative, cosine = feature_errors(got["features"], values["features"])
+    print(f"{precision}: relative L2 {relative:.2e}, least cosine {cosine:.6f}")
+    assert relative <= relative_bar and cosine >= cosine_bar
 
 
 def test_greedy(checkpoint, expected):
