@@ -1,6 +1,7 @@
 """chat: turns, pictures, commands; by a pipe, and in front of a terminal."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -39,7 +40,6 @@ def test_later_turns_reuse_what_is_known(chat, picture):
         assert after["prompt_tokens"] > before["prompt_tokens"]
         assert after["reused_tokens"] >= before["prompt_tokens"] - 1
         assert after["image_tokens"] == before["image_tokens"]
-        assert after["encode_ms"] < first["encode_ms"] / 2
 
 
 def test_a_turn_means_the_same_as_the_whole_conversation(chat, fastvlm, model, picture):
@@ -55,6 +55,19 @@ def test_second_picture(chat, picture):
     other = GOLDEN / "images" / "shapes.png"
     first, second = answers(chat([f"/image {picture}", "One?", f'/image "{other}"', "Two?"], "--json"))
     assert second["image_tokens"] == 2 * first["image_tokens"]
+
+
+@pytest.fixture
+def endless(tmp_path, model):
+    """Arguments of a chat whose greedy answers do not end by themselves for a long while."""
+    folder = tmp_path / "endless"
+    shutil.copytree(model, folder)
+    for name, changes in (("config.json", {"eos_token_id": 607, "max_position_embeddings": 16384}),
+                          ("generation_config.json", {"eos_token_id": 607}), ("tokenizer_config.json", {"eos_token": None})):
+        path = folder / name
+        path.chmod(0o644)
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return ["chat", "--model", folder, "--temperature", "0", "--ctx", "16384", "--max-tokens", "16000"]
 
 
 def test_streamed_lines(chat, picture):
@@ -115,8 +128,8 @@ def test_terminal(model, picture):
     assert terminal.end() == 0
 
 
-def test_interrupt_stops_the_answer_not_the_chat(model):
-    terminal = Terminal("chat", "--model", model, "--temperature", "5", "--ctx", "4096", "--max-tokens", "4000")
+def test_interrupt_stops_the_answer_not_the_chat(endless):
+    terminal = Terminal(*endless)
     terminal.expect("> ")
     terminal.send("Talk.\r")
     terminal.expect(r"\n.{40}")
@@ -126,9 +139,9 @@ def test_interrupt_stops_the_answer_not_the_chat(model):
     assert terminal.end() == 0
 
 
-def test_interrupt_in_a_pipe(model):
-    run = subprocess.Popen([*WRAPPER, str(BUILD / "fastvlm"), "chat", "--model", str(model), "--temperature", "5", "--ctx",
-                            "4096", "--max-tokens", "4000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def test_interrupt_in_a_pipe(endless):
+    run = subprocess.Popen([*WRAPPER, str(BUILD / "fastvlm"), *map(str, endless)], stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE)
     run.stdin.write(b"Talk.\n")
     run.stdin.flush()
     os.read(run.stdout.fileno(), 1)
