@@ -35,7 +35,7 @@ FVLM_API fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_e
 FVLM_API void fvlm_engine_close(fvlm_engine **engine);
 
 typedef struct fvlm_engine_info {
-    const char *layout;    /* "llava", "llava-bin", "fast_vlm", "mlx"; static */
+    const char *layout;    /* "llava", "llava-bin", "fast_vlm", "mlx", "mlx-vlm"; static */
     const char *precision; /* what the tower computes in; static */
     const char *isa;       /* instruction set of the kernels in use; static */
     int threads;

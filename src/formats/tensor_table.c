@@ -96,6 +96,13 @@ const fvlm_tensor *fvlm_tensor_table_find(const fvlm_tensor_table *table, const 
     return slot->place ? &table->tensors[slot->place - 1] : NULL;
 }
 
+void fvlm_tensor_table_replace(fvlm_tensor_table *table, size_t index, const fvlm_tensor *tensor)
+{
+    const char *name = table->tensors[index].name;
+    table->tensors[index] = *tensor;
+    table->tensors[index].name = name;
+}
+
 /* Index the tensors anew in `slot_count` slots. False when out of memory; *duplicate is the index of a tensor whose
  * name an earlier one has, or SIZE_MAX. */
 static bool build_index(fvlm_tensor_table *table, size_t slot_count, size_t *duplicate)

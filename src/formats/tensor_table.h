@@ -36,6 +36,9 @@ const fvlm_tensor *fvlm_tensor_table_find(const fvlm_tensor_table *table, const 
 typedef bool (*fvlm_rename_fn)(const char *from, char *to, size_t to_size);
 fvlm_status fvlm_tensor_table_rename(fvlm_tensor_table *table, fvlm_rename_fn rename, fvlm_error *error);
 
+/* Give the i-th tensor another shape or other data; the name stays. */
+void fvlm_tensor_table_replace(fvlm_tensor_table *table, size_t index, const fvlm_tensor *tensor);
+
 /* For the readers: add a tensor (the name is copied; a duplicate name is FVLM_ERROR_FORMAT that names `path`); hand a
  * mapping over; allocate memory that lives as long as the table. */
 fvlm_status fvlm_tensor_table_add(fvlm_tensor_table *table, const fvlm_tensor *tensor, const char *path,

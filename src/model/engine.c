@@ -38,24 +38,6 @@ static fvlm_status apply_options(const fvlm_engine_options *options, fvlm_engine
     return FVLM_OK;
 }
 
-static fvlm_status open_weights(const char *folder, fvlm_engine *engine, fvlm_error *error)
-{
-    const char *files;
-    fvlm_status status = fvlm_tensor_table_create(&engine->table, error);
-    if (!status)
-        status = fvlm_checkpoint_read(engine->table, folder, &files, error);
-    if (status)
-        return status;
-    bool mlx = fvlm_tensor_table_find(engine->table, "language_model.model.norm.weight");
-    engine->layout = engine->config.fast_vlm     ? "fast_vlm"
-                     : mlx                       ? "mlx"
-                     : strcmp(files, "bin") == 0 ? "llava-bin"
-                                                 : "llava";
-    if (engine->config.fast_vlm)
-        return fvlm_tensor_table_rename(engine->table, fvlm_rename_fast_vlm, error);
-    return mlx ? fvlm_tensor_table_rename(engine->table, fvlm_rename_mlx, error) : FVLM_OK;
-}
-
 static fvlm_status load_model(fvlm_engine *engine, fvlm_error *error)
 {
     const fvlm_config *config = &engine->config;
@@ -122,7 +104,7 @@ fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_engine **o
     if (!status)
         status = apply_options(options, engine, error);
     if (!status)
-        status = open_weights(options->model, engine, error);
+        status = fvlm_weights_open(options->model, &engine->config, &engine->table, &engine->layout, error);
     if (!status)
         status = fvlm_pool_create(options->threads > 0 ? options->threads : fvlm_cpu_count(), &engine->pool, error);
     if (!status)

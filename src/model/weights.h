@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/pool.h"
 #include "formats/tensor_table.h"
+#include "model/config.h"
 
 #define FVLM_MAX_NAME 256
 
@@ -36,9 +37,9 @@ fvlm_matrix fvlm_load_matrix(fvlm_loader *loader, size_t rows, size_t cols, cons
 /* count floats in the arena, or NULL (out of memory, or an earlier error). */
 float *fvlm_loader_alloc(fvlm_loader *loader, size_t count);
 
-/* The names of transformers' fast_vlm and of Apple's exports, as LLaVA checkpoints spell them: for
- * fvlm_tensor_table_rename. */
-bool fvlm_rename_fast_vlm(const char *from, char *to, size_t to_size);
-bool fvlm_rename_mlx(const char *from, char *to, size_t to_size);
+/* Open the weights of a checkpoint folder, under the names and in the shapes of LLaVA checkpoints, quantised ones as
+ * they are. *layout is fvlm_engine_info's; static. The caller destroys *table, which may be set after an error too. */
+fvlm_status fvlm_weights_open(const char *folder, const fvlm_config *config, fvlm_tensor_table **table,
+                              const char **layout, fvlm_error *error);
 
 #endif
