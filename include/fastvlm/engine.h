@@ -23,7 +23,7 @@ typedef enum fvlm_precision { /* arithmetic of the vision tower */
 } fvlm_precision;
 
 typedef struct fvlm_engine_options {
-    const char *model;        /* folder of a checkpoint in any layout of docs/formats.md */
+    const char *model;        /* folder or GGUF file of a model, in any layout of docs/formats.md */
     int threads;              /* 0: one for each processor the system lets us use */
     fvlm_precision precision; /* what is not available is an error, not a silent change */
     int resolution;           /* side of the vision input in pixels, a multiple of 64; 0: the checkpoint's own */
@@ -35,7 +35,7 @@ FVLM_API fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_e
 FVLM_API void fvlm_engine_close(fvlm_engine **engine);
 
 typedef struct fvlm_engine_info {
-    const char *layout;    /* "llava", "llava-bin", "fast_vlm", "mlx", "mlx-vlm"; static */
+    const char *layout;    /* "llava", "llava-bin", "fast_vlm", "mlx", "mlx-vlm", "gguf"; static */
     const char *precision; /* what the tower computes in; static */
     const char *isa;       /* instruction set of the kernels in use; static */
     int threads;

@@ -14,9 +14,9 @@ extern "C" {
 
 typedef struct fvlm_tokenizer fvlm_tokenizer; /* immutable after open; may be shared between threads */
 
-/* Open the tokenizer in `folder`: tokenizer.json, or vocab.json + merges.txt with added_tokens.json /
- * tokenizer_config.json. The caller owns *tokenizer. */
-FVLM_API fvlm_status fvlm_tokenizer_open(const char *folder, fvlm_tokenizer **tokenizer, fvlm_error *error);
+/* Open the tokenizer in the folder or GGUF file `path`: tokenizer.json, or vocab.json + merges.txt with
+ * added_tokens.json / tokenizer_config.json. The caller owns *tokenizer. */
+FVLM_API fvlm_status fvlm_tokenizer_open(const char *path, fvlm_tokenizer **tokenizer, fvlm_error *error);
 FVLM_API void fvlm_tokenizer_close(fvlm_tokenizer **tokenizer);
 
 /* Token ids of `text` (`bytes` of UTF-8; ill-formed bytes become U+FFFD). Special tokens' texts become their ids.

@@ -63,6 +63,17 @@ fvlm_status fvlm_json_parse(const char *data, size_t size, const char *name, jso
     return FVLM_OK;
 }
 
+static fvlm_status parse_object(const char *data, size_t size, const char *name, json_t **root, fvlm_error *error)
+{
+    fvlm_status status = fvlm_json_parse(data, size, name, root, error);
+    if (!status && !json_is_object(*root)) {
+        json_decref(*root);
+        *root = NULL;
+        status = fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: not a JSON object", name);
+    }
+    return status;
+}
+
 fvlm_status fvlm_json_read(const char *path, size_t limit, json_t **root, fvlm_error *error)
 {
     *root = NULL;
@@ -71,12 +82,20 @@ fvlm_status fvlm_json_read(const char *path, size_t limit, json_t **root, fvlm_e
     fvlm_status status = fvlm_file_read(path, limit, &data, &size, error);
     if (status)
         return status;
-    status = fvlm_json_parse(data, size, path, root, error);
+    status = parse_object(data, size, path, root, error);
     free(data);
-    if (!status && !json_is_object(*root)) {
-        json_decref(*root);
-        *root = NULL;
-        status = fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: not a JSON object", path);
-    }
+    return status;
+}
+
+fvlm_status fvlm_json_read_bundle(const fvlm_bundle *bundle, const char *name, size_t limit, json_t **root,
+                                  fvlm_error *error)
+{
+    *root = NULL;
+    fvlm_bundle_file file;
+    fvlm_status status = fvlm_bundle_open(bundle, name, limit, &file, error);
+    if (status)
+        return status;
+    status = parse_object(file.data, file.size, file.path, root, error);
+    fvlm_bundle_file_close(&file);
     return status;
 }

@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "base/bundle.h"
 #include "base/error.h"
 
 /* Parse `size` bytes. `name` (a path) opens the error messages. The caller owns *root: json_decref. */
@@ -14,5 +15,8 @@ fvlm_status fvlm_json_parse(const char *data, size_t size, const char *name, jso
 
 /* The file at `path`, of at most `limit` bytes, whose root must be an object. */
 fvlm_status fvlm_json_read(const char *path, size_t limit, json_t **root, fvlm_error *error);
+/* The same of a file of `bundle`. */
+fvlm_status fvlm_json_read_bundle(const fvlm_bundle *bundle, const char *name, size_t limit, json_t **root,
+                                  fvlm_error *error);
 
 #endif

@@ -202,12 +202,17 @@ void *fvlm_tensor_table_alloc(fvlm_tensor_table *table, size_t bytes)
     return fvlm_arena_alloc(table->arena, bytes, 1);
 }
 
+bool fvlm_dtype_size(fvlm_dtype type, int rank, const size_t *shape, size_t *bytes)
+{
+    size_t product = fvlm_dtype_bytes(type);
+    for (int i = 0; i < rank; i++)
+        if (!fvlm_size_multiply(product, shape[i], &product))
+            return false;
+    *bytes = product;
+    return true;
+}
+
 bool fvlm_tensor_measure(fvlm_tensor *tensor)
 {
-    size_t bytes = fvlm_dtype_bytes(tensor->type);
-    for (int i = 0; i < tensor->rank; i++)
-        if (!fvlm_size_multiply(bytes, tensor->shape[i], &bytes))
-            return false;
-    tensor->bytes = bytes;
-    return true;
+    return fvlm_dtype_size(tensor->type, tensor->rank, tensor->shape, &tensor->bytes);
 }

@@ -45,6 +45,9 @@ fvlm_status fvlm_tensor_table_add(fvlm_tensor_table *table, const fvlm_tensor *t
                                   fvlm_error *error);
 fvlm_status fvlm_tensor_table_own(fvlm_tensor_table *table, fvlm_mapping *mapping, fvlm_error *error);
 void *fvlm_tensor_table_alloc(fvlm_tensor_table *table, size_t bytes);
+/* *bytes that values of `type` in `shape` [rank] take; false when the product overflows, or rows are not whole blocks.
+ */
+bool fvlm_dtype_size(fvlm_dtype type, int rank, const size_t *shape, size_t *bytes);
 /* Set tensor->bytes from its type and shape; false when the product overflows. */
 bool fvlm_tensor_measure(fvlm_tensor *tensor);
 

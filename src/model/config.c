@@ -35,19 +35,11 @@ static const fvlm_vision_config fastvithd = {
     .resolution = 1024,
 };
 
-static json_t *read_json(struct reader *reader, const char *folder, const char *name, bool required)
+static json_t *read_json(struct reader *reader, const fvlm_bundle *files, const char *name, bool required)
 {
-    if (reader->status)
-        return NULL;
-    char *path = fvlm_path_join(folder, name);
-    if (!path) {
-        reader->status = fvlm_fail_memory(reader->error);
-        return NULL;
-    }
     json_t *root = NULL;
-    if (required || fvlm_file_exists(path))
-        reader->status = fvlm_json_read(path, CONFIG_LIMIT, &root, reader->error);
-    free(path);
+    if (!reader->status && (required || fvlm_bundle_has(files, name)))
+        reader->status = fvlm_json_read_bundle(files, name, CONFIG_LIMIT, &root, reader->error);
     return root;
 }
 
@@ -280,7 +272,7 @@ static void read_llava(struct reader *reader, const json_t *root, fvlm_config *c
     }
 }
 
-static void read_fast_vlm(struct reader *reader, const char *folder, const json_t *root, fvlm_config *config)
+static void read_fast_vlm(struct reader *reader, const fvlm_bundle *files, const json_t *root, fvlm_config *config)
 {
     const json_t *vision = json_object_get(root, "vision_config");
     read_tower(reader, json_object_get(vision, "model_args"), &config->vision);
@@ -293,7 +285,7 @@ static void read_fast_vlm(struct reader *reader, const char *folder, const json_
     size_t resolution = (size_t)lround(sqrt((double)tokens)) * FVLM_VISION_STRIDE;
     config->image_mode = FVLM_IMAGE_PAD;
     const char *config_path = reader->path;
-    json_t *preprocessor = read_json(reader, folder, "preprocessor_config.json", false);
+    json_t *preprocessor = read_json(reader, files, "preprocessor_config.json", false);
     reader->path = "preprocessor_config.json";
     const json_t *crop = json_object_get(preprocessor, "crop_size");
     if (crop)
@@ -331,19 +323,19 @@ static void read_end_text(const json_t *object, fvlm_config *config)
         strcpy(config->end_text, text);
 }
 
-fvlm_status fvlm_config_read(const char *folder, fvlm_config *config, fvlm_error *error)
+fvlm_status fvlm_config_read(const fvlm_bundle *files, fvlm_config *config, fvlm_error *error)
 {
     *config = (fvlm_config){.vision = fastvithd};
-    char *path = fvlm_path_join(folder, "config.json");
+    char *path = fvlm_path_join(files->path, "config.json");
     if (!path)
         return fvlm_fail_memory(error);
     struct reader reader = {.path = path, .error = error};
-    json_t *root = read_json(&reader, folder, "config.json", true);
+    json_t *root = read_json(&reader, files, "config.json", true);
     if (root) {
         const char *type = read_text(root, "model_type", "");
         config->fast_vlm = strcmp(type, "fast_vlm") == 0;
         if (config->fast_vlm)
-            read_fast_vlm(&reader, folder, root, config);
+            read_fast_vlm(&reader, files, root, config);
         else if (strcmp(type, "llava_qwen2") == 0)
             read_llava(&reader, root, config);
         else
@@ -352,9 +344,9 @@ fvlm_status fvlm_config_read(const char *folder, fvlm_config *config, fvlm_error
         read_end_tokens(root, config);
         read_end_tokens(json_object_get(root, "text_config"), config);
     }
-    json_t *generation = read_json(&reader, folder, "generation_config.json", false);
+    json_t *generation = read_json(&reader, files, "generation_config.json", false);
     read_end_tokens(generation, config);
-    json_t *tokenizer = read_json(&reader, folder, "tokenizer_config.json", false);
+    json_t *tokenizer = read_json(&reader, files, "tokenizer_config.json", false);
     read_end_text(tokenizer, config);
     json_decref(tokenizer);
     json_decref(generation);

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/error.h"
+#include "base/bundle.h"
 #include "image/preprocess.h"
 
 #define FVLM_STAGES 5
@@ -61,7 +61,7 @@ typedef struct fvlm_config {
     size_t quantized_bits, quantized_group; /* MLX: of the matrices that have scales; 0: none */
 } fvlm_config;
 
-/* Read the config files of a checkpoint folder. Every number is checked against what the code can do. */
-fvlm_status fvlm_config_read(const char *folder, fvlm_config *config, fvlm_error *error);
+/* Read the config files of a checkpoint. Every number is checked against what the code can do. */
+fvlm_status fvlm_config_read(const fvlm_bundle *files, fvlm_config *config, fvlm_error *error);
 
 #endif

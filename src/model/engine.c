@@ -44,7 +44,7 @@ static fvlm_status load_model(fvlm_engine *engine, fvlm_error *error)
     engine->arena = fvlm_arena_create();
     if (!engine->arena)
         return fvlm_fail_memory(error);
-    fvlm_loader loader = {.table = engine->table,
+    fvlm_loader loader = {.table = engine->source->table,
                           .arena = engine->arena,
                           .pool = engine->pool,
                           .quantized_bits = config->quantized_bits,
@@ -95,22 +95,20 @@ fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_engine **o
     *out = NULL;
     if (!options->model || !options->model[0])
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "no model given");
-    if (!fvlm_folder_exists(options->model))
-        return fvlm_fail(error, FVLM_ERROR_IO, "model %s is not a folder", options->model);
     fvlm_engine *engine = fvlm_calloc(1, sizeof *engine);
     if (!engine)
         return fvlm_fail_memory(error);
-    fvlm_status status = fvlm_config_read(options->model, &engine->config, error);
-    if (!status)
+    fvlm_status status = fvlm_source_open(options->model, &engine->source, error);
+    if (!status) {
+        engine->config = engine->source->config;
         status = apply_options(options, engine, error);
-    if (!status)
-        status = fvlm_weights_open(options->model, &engine->config, &engine->table, &engine->layout, error);
+    }
     if (!status)
         status = fvlm_pool_create(options->threads > 0 ? options->threads : fvlm_cpu_count(), &engine->pool, error);
     if (!status)
         status = load_model(engine, error);
     if (!status)
-        status = fvlm_tokenizer_open(options->model, &engine->tokenizer, error);
+        status = fvlm_tokenizer_read(&engine->source->files, &engine->tokenizer, error);
     if (!status)
         status = add_end_token(engine, error);
     if (!status)
@@ -129,7 +127,7 @@ void fvlm_engine_close(fvlm_engine **engine)
     fvlm_pool_destroy(&old->pool);
     fvlm_aligned_free(old->workspace);
     fvlm_tokenizer_close(&old->tokenizer);
-    fvlm_tensor_table_destroy(&old->table);
+    fvlm_source_close(&old->source);
     fvlm_arena_destroy(&old->arena);
     free(old);
     *engine = NULL;
@@ -153,7 +151,7 @@ void fvlm_engine_describe(const fvlm_engine *engine, fvlm_engine_info *info)
     static const char *const precisions[] = {
         [FVLM_PRECISION_FP32] = "fp32", [FVLM_PRECISION_BF16] = "bf16", [FVLM_PRECISION_INT8] = "int8"};
     const fvlm_config *config = &engine->config;
-    *info = (fvlm_engine_info){.layout = engine->layout,
+    *info = (fvlm_engine_info){.layout = engine->source->layout,
                                .precision = precisions[engine->precision],
                                .isa = fvlm_cpu_level_name(fvlm_cpu_flags()),
                                .threads = fvlm_pool_threads(engine->pool),

@@ -8,19 +8,19 @@
 #include "model/config.h"
 #include "model/decoder.h"
 #include "model/projector.h"
+#include "model/source.h"
 #include "model/vision.h"
 
 struct fvlm_engine {
     fvlm_config config;
-    fvlm_tensor_table *table; /* the mapped weights */
-    fvlm_arena *arena;        /* what was converted or reordered */
+    fvlm_source *source; /* the mapped weights */
+    fvlm_arena *arena;   /* what was converted or reordered */
     fvlm_tokenizer *tokenizer;
     fvlm_vision *vision;
     fvlm_projector *projector;
     fvlm_decoder *decoder;
     const float *newline;     /* [hidden], or NULL: model.image_newline */
     fvlm_precision precision; /* of the tower; not AUTO */
-    const char *layout;
     uint64_t vision_parameters, language_parameters, weight_bytes;
     size_t context; /* positions of a session */
 

@@ -2,7 +2,11 @@
 #ifndef FVLM_TEXT_TOKENIZER_H
 #define FVLM_TEXT_TOKENIZER_H
 
+#include "base/bundle.h"
 #include "fastvlm/text.h"
+
+/* The tokenizer among the files of a model, as fvlm_tokenizer_open finds it in a folder. */
+fvlm_status fvlm_tokenizer_read(const fvlm_bundle *files, fvlm_tokenizer **tokenizer, fvlm_error *error);
 
 /* Id of a special token's text, or -1. */
 int32_t fvlm_tokenizer_special(const fvlm_tokenizer *tokenizer, const char *text);

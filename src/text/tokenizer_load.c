@@ -11,7 +11,6 @@
 
 #include <jansson.h>
 
-#include "base/file.h"
 #include "base/memory.h"
 #include "text/json_stream.h"
 #include "text/tokenizer_parts.h"
@@ -56,15 +55,14 @@ static fvlm_status parse_json(const struct source *source, const char *text, siz
     return FVLM_OK;
 }
 
-static fvlm_status read_json(const char *path, json_t **value, fvlm_error *error)
+static fvlm_status read_json(const fvlm_bundle *files, const char *name, json_t **value, fvlm_error *error)
 {
-    char *text;
-    size_t bytes;
-    fvlm_status status = fvlm_file_read(path, MAX_SMALL_FILE, &text, &bytes, error);
+    fvlm_bundle_file file;
+    fvlm_status status = fvlm_bundle_open(files, name, MAX_SMALL_FILE, &file, error);
     if (status)
         return status;
-    status = parse_json(&(struct source){path, error}, text, bytes, value);
-    free(text);
+    status = parse_json(&(struct source){file.path, error}, file.data, file.size, value);
+    fvlm_bundle_file_close(&file);
     return status;
 }
 
@@ -506,61 +504,49 @@ fvlm_status fvlm_tokenizer_parse(const char *json, size_t bytes, const char *nam
     return status;
 }
 
-static fvlm_status map_file(const char *path, fvlm_mapping *mapping, fvlm_error *error)
+static fvlm_status open_tokenizer_json(fvlm_tokenizer *tokenizer, const fvlm_bundle *files, fvlm_error *error)
 {
-    fvlm_status status = fvlm_mapping_open(path, mapping, error);
-    if (!status && mapping->size > MAX_FILE) {
-        fvlm_mapping_close(mapping);
-        status = fvlm_fail(error, FVLM_ERROR_LIMIT, "%s is larger than %zu bytes", path, MAX_FILE);
-    }
-    return status;
-}
-
-static fvlm_status open_tokenizer_json(fvlm_tokenizer *tokenizer, const char *path, fvlm_error *error)
-{
-    fvlm_mapping mapping;
-    fvlm_status status = map_file(path, &mapping, error);
+    fvlm_bundle_file file;
+    fvlm_status status = fvlm_bundle_open(files, "tokenizer.json", MAX_FILE, &file, error);
     if (status)
         return status;
-    status = read_tokenizer(tokenizer, (const char *)mapping.data, mapping.size, path, error);
-    fvlm_mapping_close(&mapping);
+    status = read_tokenizer(tokenizer, file.data, file.size, file.path, error);
+    fvlm_bundle_file_close(&file);
     return status;
 }
 
-static fvlm_status open_vocabulary(fvlm_tokenizer *tokenizer, const char *path, fvlm_error *error)
+static fvlm_status open_vocabulary(fvlm_tokenizer *tokenizer, const fvlm_bundle *files, fvlm_error *error)
 {
-    fvlm_mapping mapping;
-    fvlm_status status = map_file(path, &mapping, error);
+    fvlm_bundle_file file;
+    fvlm_status status = fvlm_bundle_open(files, "vocab.json", MAX_FILE, &file, error);
     if (status)
         return status;
     fvlm_json_stream stream;
-    fvlm_json_open(&stream, (const char *)mapping.data, mapping.size, path, error);
+    fvlm_json_open(&stream, file.data, file.size, file.path, error);
     read_vocabulary(tokenizer, &stream);
     status = fvlm_json_close(&stream);
-    fvlm_mapping_close(&mapping);
+    fvlm_bundle_file_close(&file);
     return status;
 }
 
-static fvlm_status open_merges(fvlm_tokenizer *tokenizer, const char *path, fvlm_error *error)
+static fvlm_status open_merges(fvlm_tokenizer *tokenizer, const fvlm_bundle *files, fvlm_error *error)
 {
-    fvlm_mapping mapping;
-    fvlm_status status = map_file(path, &mapping, error);
+    fvlm_bundle_file file;
+    fvlm_status status = fvlm_bundle_open(files, "merges.txt", MAX_FILE, &file, error);
     if (status)
         return status;
     status = begin_merges(tokenizer, error);
-    const char *text = (const char *)mapping.data;
-    for (size_t at = 0; !status && at < mapping.size;) {
-        const char *newline = memchr(text + at, '\n', mapping.size - at);
-        size_t bytes = newline ? (size_t)(newline - text) - at : mapping.size - at;
-        const char *line = text + at;
+    for (size_t at = 0; !status && at < file.size;) {
+        const char *line = file.data + at, *newline = memchr(line, '\n', file.size - at);
+        size_t bytes = newline ? (size_t)(newline - line) : file.size - at;
         at += bytes + 1;
         if (bytes && line[bytes - 1] == '\r')
             bytes--;
         if (bytes == 0 || (bytes >= 8 && memcmp(line, "#version", 8) == 0))
             continue;
-        status = add_merge_line(tokenizer, line, bytes, path, error);
+        status = add_merge_line(tokenizer, line, bytes, file.path, error);
     }
-    fvlm_mapping_close(&mapping);
+    fvlm_bundle_file_close(&file);
     return status;
 }
 
@@ -579,83 +565,63 @@ static fvlm_status add_qwen2_special(fvlm_tokenizer *tokenizer, const char *name
     return status;
 }
 
-struct paths {
-    char *tokenizer, *vocabulary, *merges, *added, *config;
-};
-
-static fvlm_status read_config(fvlm_tokenizer *tokenizer, const struct paths *paths, bool have_tokenizer,
+/* What added_tokens.json (where there is no tokenizer.json) and tokenizer_config.json say of added tokens. */
+static fvlm_status read_config(fvlm_tokenizer *tokenizer, const fvlm_bundle *files, bool have_tokenizer,
                                fvlm_error *error)
 {
     fvlm_status status = FVLM_OK;
     json_t *file;
-    if (!have_tokenizer && fvlm_file_exists(paths->added)) {
-        status = read_json(paths->added, &file, error);
+    if (!have_tokenizer && fvlm_bundle_has(files, "added_tokens.json")) {
+        status = read_json(files, "added_tokens.json", &file, error);
         if (status)
             return status;
-        status = read_added_file(tokenizer, file, &(struct source){paths->added, error});
+        status = read_added_file(tokenizer, file, &(struct source){"added_tokens.json", error});
         json_decref(file);
     }
-    if (!status && fvlm_file_exists(paths->config)) {
-        status = read_json(paths->config, &file, error);
+    if (!status && fvlm_bundle_has(files, "tokenizer_config.json")) {
+        status = read_json(files, "tokenizer_config.json", &file, error);
         if (status)
             return status;
         status = read_added_decoder(tokenizer, json_object_get(file, "added_tokens_decoder"),
-                                    &(struct source){paths->config, error});
+                                    &(struct source){"tokenizer_config.json", error});
         json_decref(file);
     }
     if (!status && !have_tokenizer && tokenizer->added.count == 0)
-        status = add_qwen2_special(tokenizer, paths->vocabulary, error);
+        status = add_qwen2_special(tokenizer, "vocab.json", error);
     return status;
 }
 
-static fvlm_status open_files(fvlm_tokenizer *tokenizer, const char *folder, const struct paths *paths,
-                              fvlm_error *error)
+static fvlm_status read_files(fvlm_tokenizer *tokenizer, const fvlm_bundle *files, fvlm_error *error)
 {
     fvlm_status status;
-    bool have_tokenizer = fvlm_file_exists(paths->tokenizer);
+    bool have_tokenizer = fvlm_bundle_has(files, "tokenizer.json");
     if (have_tokenizer) {
-        status = open_tokenizer_json(tokenizer, paths->tokenizer, error);
-    } else if (fvlm_file_exists(paths->vocabulary) && fvlm_file_exists(paths->merges)) {
+        status = open_tokenizer_json(tokenizer, files, error);
+    } else if (fvlm_bundle_has(files, "vocab.json") && fvlm_bundle_has(files, "merges.txt")) {
         tokenizer->nfc = true;
-        status = fvlm_splitter_add(tokenizer->splitter, QWEN2_PATTERN, sizeof QWEN2_PATTERN - 1, false,
-                                   paths->vocabulary, error);
+        status =
+            fvlm_splitter_add(tokenizer->splitter, QWEN2_PATTERN, sizeof QWEN2_PATTERN - 1, false, files->path, error);
         if (!status)
-            status = open_vocabulary(tokenizer, paths->vocabulary, error);
+            status = open_vocabulary(tokenizer, files, error);
         if (!status)
-            status = open_merges(tokenizer, paths->merges, error);
+            status = open_merges(tokenizer, files, error);
     } else {
         return fvlm_fail(error, FVLM_ERROR_IO,
-                         "%s has no tokenizer: put tokenizer.json there, or vocab.json and merges.txt", folder);
+                         "%s has no tokenizer: put tokenizer.json there, or vocab.json and merges.txt", files->path);
     }
     if (!status)
-        status = read_config(tokenizer, paths, have_tokenizer, error);
+        status = read_config(tokenizer, files, have_tokenizer, error);
     if (!status)
-        status = fvlm_added_finish(&tokenizer->added, tokenizer->nfc, folder, error);
+        status = fvlm_added_finish(&tokenizer->added, tokenizer->nfc, files->path, error);
     return status;
 }
 
-fvlm_status fvlm_tokenizer_open(const char *folder, fvlm_tokenizer **tokenizer, fvlm_error *error)
+fvlm_status fvlm_tokenizer_read(const fvlm_bundle *files, fvlm_tokenizer **tokenizer, fvlm_error *error)
 {
     fvlm_status status = create(tokenizer, error);
-    if (status)
-        return status;
-    struct paths paths = {
-        fvlm_path_join(folder, "tokenizer.json"),
-        fvlm_path_join(folder, "vocab.json"),
-        fvlm_path_join(folder, "merges.txt"),
-        fvlm_path_join(folder, "added_tokens.json"),
-        fvlm_path_join(folder, "tokenizer_config.json"),
-    };
-    if (!paths.tokenizer || !paths.vocabulary || !paths.merges || !paths.added || !paths.config)
-        status = fvlm_fail_memory(error);
-    else
-        status = open_files(*tokenizer, folder, &paths, error);
-    free(paths.tokenizer);
-    free(paths.vocabulary);
-    free(paths.merges);
-    free(paths.added);
-    free(paths.config);
-    if (status)
+    if (!status)
+        status = read_files(*tokenizer, files, error);
+    if (status && *tokenizer)
         fvlm_tokenizer_close(tokenizer);
     return status;
 }

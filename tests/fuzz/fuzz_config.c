@@ -35,6 +35,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     fvlm_config config;
     fvlm_error error;
-    fvlm_config_read(folder, &config, &error);
+    fvlm_config_read(&(fvlm_bundle){.path = folder}, &config, &error);
     return 0;
 }

@@ -14,6 +14,8 @@
 
 #define FOLDER "test_config.tmp"
 
+static const fvlm_bundle files = {.path = FOLDER};
+
 static const char *const companions[] = {"config.json", "generation_config.json", "preprocessor_config.json",
                                          "tokenizer_config.json"};
 
@@ -52,7 +54,7 @@ static void test_llava_defaults(void **state)
                               "\"image_aspect_ratio\":\"pad\",\"eos_token_id\":7}");
     write_file("generation_config.json", "{\"eos_token_id\":[7,9]}");
     write_file("tokenizer_config.json", "{\"eos_token\":{\"content\":\"<|im_end|>\"}}");
-    assert_int_equal(fvlm_config_read(FOLDER, &config, NULL), FVLM_OK);
+    assert_int_equal(fvlm_config_read(&files, &config, NULL), FVLM_OK);
     assert_int_equal(config.vision.resolution, 512);
     assert_int_equal(config.vision.widths[4], 1536);
     assert_int_equal(config.vision.layers[2], 24);
@@ -77,7 +79,7 @@ static void test_custom_tower_and_tiles(void **state)
                "\"token_mixers\":[\"repmixer\",\"repmixer\",\"repmixer\",\"repmixer\",\"attention\"]},"
                "\"image_aspect_ratio\":\"anyres\",\"mm_patch_merge_type\":\"spatial_unpad\","
                "\"image_grid_pinpoints\":[[256,512],[512,256]],\"quantization\":{\"group_size\":64,\"bits\":8}}");
-    assert_int_equal(fvlm_config_read(FOLDER, &config, NULL), FVLM_OK);
+    assert_int_equal(fvlm_config_read(&files, &config, NULL), FVLM_OK);
     assert_int_equal(config.vision.mlp_ratio[2], 3);
     assert_false(config.vision.attention[3]);
     assert_int_equal(config.pinpoint_count, 2);
@@ -94,7 +96,7 @@ static void test_fast_vlm(void **state)
                "{\"model_type\":\"fast_vlm\",\"image_seq_length\":256,\"text_config\":{" DECODER
                ",\"eos_token_id\":null,\"rope_parameters\":{\"rope_theta\":5000.0,\"rope_type\":\"default\"}},"
                "\"vision_config\":{\"model_args\":{\"layers\":[1,1,1,1,1]}}}");
-    assert_int_equal(fvlm_config_read(FOLDER, &config, NULL), FVLM_OK);
+    assert_int_equal(fvlm_config_read(&files, &config, NULL), FVLM_OK);
     assert_true(config.fast_vlm);
     assert_int_equal(config.vision.resolution, 1024);
     assert_int_equal(config.vision.layers[2], 1);
@@ -102,7 +104,7 @@ static void test_fast_vlm(void **state)
     assert_int_equal(config.image_mode, FVLM_IMAGE_PAD);
     assert_int_equal(config.end_token_count, 0);
     write_file("preprocessor_config.json", "{\"crop_size\":{\"height\":320,\"width\":320},\"do_pad\":false}");
-    assert_int_equal(fvlm_config_read(FOLDER, &config, NULL), FVLM_OK);
+    assert_int_equal(fvlm_config_read(&files, &config, NULL), FVLM_OK);
     assert_int_equal(config.vision.resolution, 320);
     assert_int_equal(config.image_mode, FVLM_IMAGE_CROP);
 }
@@ -135,7 +137,7 @@ static void test_refusals(void **state)
         fvlm_config config;
         fvlm_error error;
         write_file("config.json", cases[i].text);
-        assert_int_equal(fvlm_config_read(FOLDER, &config, &error), cases[i].status);
+        assert_int_equal(fvlm_config_read(&files, &config, &error), cases[i].status);
         assert_non_null(strstr(error.message, cases[i].says));
         assert_non_null(strstr(error.message, "config.json"));
     }
