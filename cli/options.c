@@ -24,7 +24,7 @@ cli_prompt_options cli_prompt;
 /* Where the published Python tool has another name for an option, that name works too, but is not shown. */
 struct poptOption cli_model_table[] = {
     {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0,
-     "Folder of a checkpoint, or a name that `fastvlm models` lists", "FOLDER|NAME"},
+     "Folder of a checkpoint, a GGUF file, or a name that `fastvlm models` lists", "MODEL"},
     {"model-path", '\0', POPT_ARG_STRING | HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"threads", 't', POPT_ARG_INT, &cli_model.threads, 0, "Threads to use (default: one for each processor)", "N"},
     {"precision", '\0', POPT_ARG_STRING, &cli_model.precision, 0,

@@ -94,10 +94,11 @@ fvlm_status cli_model_folder(const char *given, char **folder, fvlm_error *error
         return fvlm_fail(error, FVLM_ERROR_IO, "the model %s is not downloaded yet: run `fastvlm pull %s`", given,
                          given);
     }
-    if (!fvlm_folder_exists(given))
-        return fvlm_fail(error, FVLM_ERROR_IO,
-                         "%s is neither the folder of a checkpoint nor a published model's name (`fastvlm models`)",
-                         given);
+    if (!fvlm_folder_exists(given) && !fvlm_file_exists(given))
+        return fvlm_fail(
+            error, FVLM_ERROR_IO,
+            "%s is neither the folder of a checkpoint nor a GGUF file nor a published model's name (`fastvlm models`)",
+            given);
     *folder = fvlm_strdup(given);
     return *folder ? FVLM_OK : fvlm_fail_memory(error);
 }
