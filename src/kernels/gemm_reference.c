@@ -24,20 +24,11 @@ static float element(fvlm_dtype type, const void *data, size_t index)
 /* y[cols] = W[row, col .. col + cols]. */
 static void unpack_row(const fvlm_matrix *w, size_t row, size_t col, size_t cols, float *y)
 {
-    size_t first = row * w->cols + col;
-    if (w->type != FVLM_MLX4 && w->type != FVLM_MLX8) {
+    if (fvlm_dtype_bytes(w->type) == 0)
+        fvlm_grouped_values(w, row, col, cols, y);
+    else
         for (size_t i = 0; i < cols; i++)
-            y[i] = element(w->type, w->data, first + i);
-        return;
-    }
-    const uint8_t *packed = w->data;
-    for (size_t i = 0; i < cols; i++) {
-        /* A row is a whole number of groups. */
-        size_t at = first + i, group = at / w->group;
-        unsigned q = w->type == FVLM_MLX8 ? packed[at] : packed[at / 2] >> (at % 2 * 4) & 15;
-        y[i] = fvlm_grouped_value(w->scale_type, q, element(w->scale_type, w->scales, group),
-                                  element(w->scale_type, w->biases, group));
-    }
+            y[i] = element(w->type, w->data, row * w->cols + col + i);
 }
 
 static void unpack(const fvlm_matrix *w, size_t row, size_t rows, size_t col, size_t cols, float *panel)

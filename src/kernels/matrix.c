@@ -69,7 +69,9 @@ float fvlm_grouped_value(fvlm_dtype scale_type, unsigned q, float scale, float b
 
 size_t fvlm_matrix_bytes(const fvlm_matrix *matrix)
 {
-    size_t count = matrix->rows * matrix->cols;
+    size_t count = matrix->rows * matrix->cols, bytes, block = fvlm_dtype_block(matrix->type, &bytes);
+    if (block)
+        return count / block * bytes;
     if (matrix->type != FVLM_MLX4 && matrix->type != FVLM_MLX8)
         return count * fvlm_dtype_bytes(matrix->type);
     size_t bits = matrix->type == FVLM_MLX4 ? 4 : 8;
@@ -89,25 +91,72 @@ void fvlm_to_float(fvlm_dtype type, const void *x, size_t count, float *y)
     }
 }
 
-void fvlm_matrix_row(const fvlm_matrix *matrix, size_t row, float *y)
+static float half_at(const uint8_t *p)
 {
-    size_t cols = matrix->cols;
-    if (matrix->type != FVLM_MLX4 && matrix->type != FVLM_MLX8) {
-        fvlm_to_float(matrix->type, (const char *)matrix->data + row * cols * fvlm_dtype_bytes(matrix->type), cols, y);
+    return fvlm_float_from_f16((uint16_t)(p[0] | p[1] << 8));
+}
+
+/* The first four of each have 6 bits of a byte; the others 4 bits of one, and the 2 that those left free. */
+void fvlm_q4_k_scales(const uint8_t packed[12], uint8_t scales[8], uint8_t least[8])
+{
+    for (int i = 0; i < 4; i++) {
+        scales[i] = packed[i] & 63;
+        least[i] = packed[i + 4] & 63;
+        scales[i + 4] = (uint8_t)((packed[i + 8] & 15) | packed[i] >> 6 << 4);
+        least[i + 4] = (uint8_t)(packed[i + 8] >> 4 | packed[i + 4] >> 6 << 4);
+    }
+}
+
+/* Elements part * 32 .. part * 32 + 32 of a block. */
+static void block_values(fvlm_dtype type, const uint8_t *block, size_t part, float *y)
+{
+    float d = half_at(block);
+    uint8_t scales[8], least[8];
+    switch (type) {
+    case FVLM_Q8_0:
+        for (int i = 0; i < 32; i++)
+            y[i] = d * (float)(int8_t)block[2 + i];
+        return;
+    case FVLM_Q4_0:
+        for (int i = 0; i < 32; i++)
+            y[i] = d * (float)((block[2 + i % 16] >> (i / 16 * 4) & 15) - 8);
+        return;
+    default:
+        fvlm_q4_k_scales(block + 4, scales, least);
+        float scale = d * (float)scales[part], minimum = half_at(block + 2) * (float)least[part];
+        for (size_t i = 0; i < 32; i++)
+            y[i] = scale * (float)(block[16 + part / 2 * 32 + i] >> (part % 2 * 4) & 15) - minimum;
+    }
+}
+
+void fvlm_grouped_values(const fvlm_matrix *matrix, size_t row, size_t col, size_t count, float *y)
+{
+    size_t first = row * matrix->cols + col, bytes, block = fvlm_dtype_block(matrix->type, &bytes);
+    const uint8_t *data = matrix->data;
+    if (block) {
+        for (size_t at = first; at < first + count; at += 32)
+            block_values(matrix->type, data + at / block * bytes, at % block / 32, y + (at - first));
         return;
     }
-    size_t bits = matrix->type == FVLM_MLX4 ? 4 : 8, groups = cols / matrix->group;
+    /* A row is a whole number of groups, and a group of 32 or more. */
     size_t scale_bytes = fvlm_dtype_bytes(matrix->scale_type);
-    const uint8_t *packed = (const uint8_t *)matrix->data + row * cols * bits / 8;
-    for (size_t group = 0; group < groups; group++) {
-        float scale, bias;
-        fvlm_to_float(matrix->scale_type, (const char *)matrix->scales + (row * groups + group) * scale_bytes, 1,
-                      &scale);
-        fvlm_to_float(matrix->scale_type, (const char *)matrix->biases + (row * groups + group) * scale_bytes, 1,
-                      &bias);
-        for (size_t i = group * matrix->group; i < (group + 1) * matrix->group; i++) {
-            unsigned q = bits == 8 ? packed[i] : packed[i / 2] >> (i % 2 * 4) & 15;
-            y[i] = fvlm_grouped_value(matrix->scale_type, q, scale, bias);
+    float scale = 0, bias = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t at = first + i, group = at / matrix->group;
+        if (i == 0 || at % matrix->group == 0) {
+            fvlm_to_float(matrix->scale_type, (const char *)matrix->scales + group * scale_bytes, 1, &scale);
+            fvlm_to_float(matrix->scale_type, (const char *)matrix->biases + group * scale_bytes, 1, &bias);
         }
+        unsigned q = matrix->type == FVLM_MLX8 ? data[at] : data[at / 2] >> (at % 2 * 4) & 15;
+        y[i] = fvlm_grouped_value(matrix->scale_type, q, scale, bias);
     }
+}
+
+void fvlm_matrix_row(const fvlm_matrix *matrix, size_t row, float *y)
+{
+    size_t cols = matrix->cols, bytes = fvlm_dtype_bytes(matrix->type);
+    if (bytes)
+        fvlm_to_float(matrix->type, (const char *)matrix->data + row * cols * bytes, cols, y);
+    else
+        fvlm_grouped_values(matrix, row, 0, cols, y);
 }

@@ -11,7 +11,8 @@
 #include "kernels/gemm.h"
 #include "kernels/gemm_block.h"
 
-static const fvlm_dtype types[] = {FVLM_F32, FVLM_F16, FVLM_BF16, FVLM_MLX4, FVLM_MLX8};
+static const fvlm_dtype types[] = {FVLM_F32,  FVLM_F16,  FVLM_BF16, FVLM_MLX4,
+                                   FVLM_MLX8, FVLM_Q8_0, FVLM_Q4_0, FVLM_Q4_K};
 
 static void *halves(fvlm_dtype type, size_t count, float scale)
 {
@@ -19,6 +20,22 @@ static void *halves(fvlm_dtype type, size_t count, float scale)
     for (size_t i = 0; i < count; i++)
         data[i] = type == FVLM_BF16 ? fvlm_bf16_from_float(harness_normal() * scale)
                                     : fvlm_f16_from_float(harness_normal() * scale);
+    return data;
+}
+
+/* Random blocks with scales that give elements about 1 in size. */
+static void *blocks(fvlm_dtype type, size_t count)
+{
+    size_t bytes, block = fvlm_dtype_block(type, &bytes);
+    uint8_t *data = harness_bytes(count / block * bytes);
+    for (size_t at = 0; at < count / block * bytes; at += bytes) {
+        float d = type == FVLM_Q8_0 ? 0.01f : type == FVLM_Q4_0 ? 0.15f : 0.004f;
+        uint16_t half = fvlm_f16_from_float(harness_normal() * d),
+                 least = fvlm_f16_from_float(harness_normal() * 0.03f);
+        memcpy(data + at, &half, sizeof half);
+        if (type == FVLM_Q4_K)
+            memcpy(data + at + 2, &least, sizeof least);
+    }
     return data;
 }
 
@@ -30,6 +47,8 @@ static fvlm_matrix random_matrix(fvlm_dtype type, size_t rows, size_t cols)
         w.data = harness_floats(rows * cols, 1);
     } else if (type == FVLM_F16 || type == FVLM_BF16) {
         w.data = halves(type, rows * cols, 1);
+    } else if (type != FVLM_MLX4 && type != FVLM_MLX8) {
+        w.data = blocks(type, rows * cols);
     } else {
         const fvlm_dtype scale_types[] = {FVLM_F32, FVLM_F16, FVLM_BF16};
         w.scale_type = scale_types[harness_random() % 3];
@@ -46,8 +65,8 @@ static fvlm_matrix random_matrix(fvlm_dtype type, size_t rows, size_t cols)
 
 static size_t random_cols(fvlm_dtype type, size_t most)
 {
-    bool grouped = type == FVLM_MLX4 || type == FVLM_MLX8;
-    return grouped ? 128 * harness_between(1, most / 128) : harness_between(1, most);
+    size_t step = fvlm_dtype_bytes(type) ? 1 : type == FVLM_Q4_K ? 256 : 128;
+    return step * harness_between(1, most > step ? most / step : 1);
 }
 
 static double activate(fvlm_activation activation, double x)
@@ -252,6 +271,52 @@ static void check_block(void)
     }
 }
 
+/* Blocks written element by element, as GGUF's text says, against the values that they were made of. */
+static void check_grouped_values(void)
+{
+    enum { COUNT = 512 };
+    float y[COUNT], expected[COUNT];
+    const float d = 0.125f, dmin = 0.5f;
+    const uint16_t half = fvlm_f16_from_float(d), half_min = fvlm_f16_from_float(dmin);
+    for (size_t t = 0; t < 3; t++) {
+        fvlm_dtype type = (fvlm_dtype)(FVLM_Q8_0 + t);
+        size_t bytes, block = fvlm_dtype_block(type, &bytes);
+        uint8_t *data = harness_bytes(COUNT / block * bytes), scale[COUNT / 32], least[COUNT / 32];
+        memset(data, 0, COUNT / block * bytes);
+        for (size_t i = 0; i < COUNT; i++) {
+            uint8_t *at = data + i / block * bytes;
+            size_t in = i % block, part = in / 32;
+            unsigned q = harness_random() % (type == FVLM_Q8_0 ? 256 : 16);
+            memcpy(at, &half, sizeof half);
+            if (type == FVLM_Q8_0) {
+                at[2 + in] = (uint8_t)q;
+                expected[i] = d * ((float)q - (q > 127 ? 256 : 0));
+            } else if (type == FVLM_Q4_0) {
+                at[2 + in % 16] |= (uint8_t)(in < 16 ? q : q * 16);
+                expected[i] = d * ((float)q - 8);
+            } else {
+                memcpy(at + 2, &half_min, sizeof half_min);
+                if (in % 32 == 0) {
+                    unsigned s = scale[i / 32] = harness_random() % 64, m = least[i / 32] = harness_random() % 64;
+                    if (part < 4) {
+                        at[4 + part] |= (uint8_t)s;
+                        at[8 + part] |= (uint8_t)m;
+                    } else {
+                        at[8 + part] |= (uint8_t)(s % 16 + m % 16 * 16);
+                        at[part] |= (uint8_t)(s / 16 * 64);
+                        at[4 + part] |= (uint8_t)(m / 16 * 64);
+                    }
+                }
+                at[16 + in / 64 * 32 + in % 32] |= (uint8_t)(part % 2 ? q * 16 : q);
+                expected[i] = d * scale[i / 32] * (float)q - dmin * least[i / 32];
+            }
+        }
+        fvlm_matrix w = {.type = type, .rows = 1, .cols = COUNT, .data = data};
+        fvlm_grouped_values(&w, 0, 0, COUNT, y);
+        harness_near(fvlm_dtype_name(type), expected, y, COUNT, (harness_tolerance){1e-6, 1e-6});
+    }
+}
+
 struct bench {
     fvlm_pool *pool;
     fvlm_matrix w;
@@ -320,7 +385,7 @@ static const harness_test tests[] = {
     {"vision", 60, check_gemm, bench_vision}, {"prefill", 20, check_deep, bench_prefill},
     {"gemv", 60, check_gemv, bench_gemv},     {"tall", 10, check_tall, NULL},
     {"special", 40, check_special, NULL},     {"activations", 9, check_activations, NULL},
-    {"block", 60, check_block, NULL},
+    {"block", 60, check_block, NULL},         {"grouped values", 5, check_grouped_values, NULL},
 };
 
 int main(int argc, char **argv)

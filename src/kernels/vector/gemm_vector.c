@@ -132,6 +132,26 @@ FVLM_INLINE void unpack_half(fvlm_dtype type, const fvlm_matrix *w, size_t row, 
             vf_store(panel + (done + (size_t)i) * PANEL, square[i]);
 }
 
+/* The same for GGUF's blocks, whose elements are taken 32 at a time. */
+static void unpack_half_blocks(const fvlm_matrix *w, size_t row, size_t rows, size_t col, size_t cols, float *panel)
+{
+    float values[VF_LANES][32];
+    for (size_t done = 0; done < cols; done += 32) {
+        for (size_t i = 0; i < VF_LANES; i++)
+            fvlm_grouped_values(w, row + (i < rows ? i : rows - 1), col + done, 32, values[i]);
+        for (size_t k = 0; k < 32; k += VF_LANES) {
+            vf square[VF_LANES];
+            FVLM_UNROLL
+            for (int i = 0; i < VF_LANES; i++)
+                square[i] = vf_load(values[i] + k);
+            vf_transpose(square);
+            FVLM_UNROLL
+            for (int i = 0; i < VF_LANES; i++)
+                vf_store(panel + (done + k + (size_t)i) * PANEL, square[i]);
+        }
+    }
+}
+
 FVLM_INLINE void unpack_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows, size_t col, size_t cols,
                              float *panel)
 {
@@ -154,6 +174,13 @@ static void unpack(const fvlm_matrix *w, size_t row, size_t rows, size_t col, si
         break;
     case FVLM_MLX8:
         unpack_type(FVLM_MLX8, w, row, rows, col, cols, panel);
+        break;
+    case FVLM_Q8_0:
+    case FVLM_Q4_0:
+    case FVLM_Q4_K:
+        unpack_half_blocks(w, row, rows, col, cols, panel);
+        if (rows > VF_LANES)
+            unpack_half_blocks(w, row + VF_LANES, rows - VF_LANES, col, cols, panel + VF_LANES);
         break;
     default:
         unpack_type(FVLM_F32, w, row, rows, col, cols, panel);
@@ -358,11 +385,35 @@ FVLM_INLINE void dot_rows(fvlm_dtype type, int rows, int m, const fvlm_gemv *cal
     }
 }
 
+/* A row of GGUF's blocks with m rows of x. */
+FVLM_INLINE void dot_blocks(int m, const fvlm_gemv *call, size_t row, size_t x_row, float *sums)
+{
+    const fvlm_matrix *w = call->w;
+    const float *x = call->x + x_row * call->x_stride;
+    float values[32];
+    vf acc[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+    for (size_t k = 0; k < w->cols; k += 32) {
+        fvlm_grouped_values(w, row, k, 32, values);
+        for (size_t j = 0; j < 32; j += VF_LANES)
+            FVLM_UNROLL
+        for (int i = 0; i < m; i++)
+            acc[i] = vf_fma(vf_load(values + j), vf_load(x + (size_t)i * call->x_stride + k + j), acc[i]);
+    }
+    FVLM_UNROLL
+    for (int i = 0; i < m; i++)
+        sums[i * GEMV_COLUMNS] = vf_sum(acc[i]);
+}
+
 /* All rows of a strip of W with m rows of x, `at_once` of W at a time. */
 FVLM_INLINE void dot_strip(fvlm_dtype type, int at_once, int m, const fvlm_gemv *call, size_t row, size_t rows,
                            size_t x_row, float *sums)
 {
     size_t done = 0;
+    if (type == FVLM_Q8_0) { /* or another of its kind */
+        for (; done < rows; done++)
+            dot_blocks(m, call, row + done, x_row, sums + done);
+        return;
+    }
     for (; done + (size_t)at_once <= rows; done += (size_t)at_once)
         dot_rows(type, at_once, m, call, row + done, x_row, sums + done);
     for (; done < rows; done++)
@@ -406,6 +457,11 @@ static void gemv(const fvlm_gemv *call, size_t row, size_t rows)
         break;
     case FVLM_MLX8:
         gemv_type(FVLM_MLX8, call, row, rows);
+        break;
+    case FVLM_Q8_0:
+    case FVLM_Q4_0:
+    case FVLM_Q4_K:
+        gemv_type(FVLM_Q8_0, call, row, rows);
         break;
     default:
         gemv_type(FVLM_F32, call, row, rows);
