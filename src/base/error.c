@@ -1,6 +1,7 @@
 /* fvlm_fail: one place that formats errors. Messages are cut to the buffer at a UTF-8 boundary. */
 #include "base/error.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,7 @@ static void make_printable(char *text)
 
 fvlm_status fvlm_fail(fvlm_error *error, fvlm_status code, const char *format, ...)
 {
+    assert(format);
     if (error) {
         va_list arguments;
         va_start(arguments, format);
