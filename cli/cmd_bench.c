@@ -1,22 +1,27 @@
 /* fastvlm bench: how long the stages of an answer take. Each run answers from nothing in a new session: decode the
- * picture, encode it, prefill, then a fixed number of tokens. Reported are medians. */
+ * picture, encode it, prefill, then a fixed number of tokens. Reported are medians. With --roofline, what the machine
+ * itself reaches. */
 #include <stdlib.h>
 
 #include "answer.h"
+#include "base/cpu.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "command.h"
+#include "fastvlm/roofline.h"
 #include "options.h"
 #include "output.h"
 
 static char *image_path, *prompt_text;
-static int as_json, runs = 5, tokens = 64;
+static int as_json, roofline, runs = 5, tokens = 64;
 
 static const struct poptOption table[] = {
     {"image", 'i', POPT_ARG_STRING, &image_path, 0, "Picture (default: a drawn one, 1024 x 768)", "FILE"},
     {"prompt", 'p', POPT_ARG_STRING, &prompt_text, 0, "Question (default: \"Describe the image.\")", "TEXT"},
     {"runs", 'r', POPT_ARG_INT | POPT_ARGFLAG_SHOW_DEFAULT, &runs, 0, "How often to measure", "N"},
     {"tokens", 'n', POPT_ARG_INT | POPT_ARGFLAG_SHOW_DEFAULT, &tokens, 0, "Tokens to generate in each run", "N"},
+    {"roofline", '\0', POPT_ARG_NONE, &roofline, 0,
+     "Instead of a model, measure the most that one thread and --threads can compute and read", NULL},
     {"json", '\0', POPT_ARG_NONE, &as_json, 0, "Print one JSON object", NULL},
     CLI_MODEL_GROUP,
     CLI_PROMPT_GROUP,
@@ -133,11 +138,52 @@ static int report(const fvlm_engine *engine, const series *all, double load_ms, 
     return CLI_DONE;
 }
 
+/* One thread beside all that may be used: what bounds a lone stream, and what a model as a whole. */
+static int measure_roofline(void)
+{
+    fvlm_error error;
+    fvlm_engine_options options;
+    fvlm_roofline one = {0}, all = {0};
+    fvlm_status status = cli_engine_options_get(&options, &error);
+    int threads = options.threads > 0 ? options.threads : fvlm_cpu_count();
+    if (status == FVLM_OK)
+        status = fvlm_roofline_measure(1, &one, &error);
+    if (status == FVLM_OK)
+        status = fvlm_roofline_measure(threads, &all, &error);
+    if (status)
+        return cli_fail(&error);
+
+    const char *isa = fvlm_cpu_level_name(fvlm_cpu_flags());
+    const struct {
+        const char *title, *key;
+        double one, all;
+    } rows[] = {{"fp32 (GFLOP/s)", "fp32_gflops", one.fp32, all.fp32},
+                {"bf16 (GFLOP/s)", "bf16_gflops", one.bf16, all.bf16},
+                {"int8 (GOP/s)", "int8_gops", one.int8, all.int8},
+                {"memory read (GB/s)", "read_gb_per_s", one.read, all.read}};
+    enum { ROWS = sizeof rows / sizeof *rows };
+    if (as_json) {
+        json_t *single = json_object(), *every = json_object();
+        for (size_t i = 0; i < ROWS; i++) {
+            json_object_set_new(single, rows[i].key, cli_json_number(rows[i].one / 1e9));
+            json_object_set_new(every, rows[i].key, cli_json_number(rows[i].all / 1e9));
+        }
+        return cli_print_json(
+            json_pack("{ss si so so}", "isa", isa, "threads", threads, "one_thread", single, "all_threads", every));
+    }
+    cli_print("%s, %d threads\n\n%-22s %10s %10s\n", isa, threads, "", "1 thread", "all");
+    for (size_t i = 0; i < ROWS; i++)
+        cli_print("%-22s %10.1f %10.1f\n", rows[i].title, rows[i].one / 1e9, rows[i].all / 1e9);
+    return CLI_DONE;
+}
+
 int cmd_bench(int argc, const char **argv)
 {
     int code;
     if (!cli_parse(&usage, table, argc, argv, NULL, &code))
         return code;
+    if (roofline)
+        return measure_roofline();
     if (runs < 1 || runs > 1000)
         return cli_usage_error(&usage, "--runs is %d; it has to be from 1 to 1000", runs);
     if (tokens < 1 || tokens > 100000)

@@ -27,6 +27,7 @@ class Checkpoint:
         self.folder = pathlib.Path(folder)
         self.config = json.loads((self.folder / "config.json").read_text())
         self.arch = self.config.get("mm_vision_arch", FASTVITHD)
+        self.key = self.folder.resolve().name
         self.side = int(self.config["mm_vision_tower"].rsplit("_", 1)[-1])
         self.places = {}
         for path in sorted(self.folder.glob("*.safetensors")):

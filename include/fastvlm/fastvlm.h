@@ -4,6 +4,7 @@
 
 #include "fastvlm/engine.h"
 #include "fastvlm/image.h"
+#include "fastvlm/roofline.h"
 #include "fastvlm/session.h"
 #include "fastvlm/status.h"
 #include "fastvlm/text.h"

@@ -229,3 +229,18 @@ def test_bench(fastvlm, model, picture):
     for row in ("encode (ms)", "prefill (ms)", "first token (ms)", "decode (tokens/s)", "peak memory (MB)"):
         assert row in table.out
     fastvlm("bench", "--model", model, "--runs", "0").failed(2, "--runs")
+
+
+@pytest.mark.parametrize("mask", ["none", "all"])
+def test_roofline(fastvlm, mask):
+    answer = fastvlm("bench", "--roofline", "--threads", "2", "--cpu-mask", mask, "--json").json
+    assert answer["threads"] == 2
+    for side in ("one_thread", "all_threads"):
+        # Nothing that runs these tests is outside of: 10 MB/s to 10 TB/s, 10 MFLOP/s to 100 TFLOP/s.
+        assert 0.01 < answer[side]["read_gb_per_s"] < 1e4
+        assert 0.01 < answer[side]["fp32_gflops"] < 1e5
+        dots = [answer[side]["bf16_gflops"], answer[side]["int8_gops"]]
+        assert all(rate == 0 if mask == "none" else 0 <= rate < 1e6 for rate in dots)
+    table = fastvlm("bench", "--roofline", "--threads", "1", "--cpu-mask", mask)
+    assert table.code == 0 and "memory read (GB/s)" in table.out
+    fastvlm("bench", "--roofline", "--threads", "-1").failed(1, "--threads")
