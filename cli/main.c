@@ -21,6 +21,7 @@ static const command commands[] = {
     {"eval", "score a model on a data set of questions", cmd_eval},
     {"bench", "measure encoding, prefill, decoding and memory", cmd_bench},
     {"trace", "write every stage's tensor to a file", cmd_trace},
+    {"convert", "write a model as GGUF, or in another layout or number type", cmd_convert},
     {"tokenize", "token ids of a text", cmd_tokenize},
     {"template", "the prompt that a chat template makes", cmd_template},
 };

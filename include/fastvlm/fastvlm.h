@@ -2,6 +2,7 @@
 #ifndef FASTVLM_H
 #define FASTVLM_H
 
+#include "fastvlm/convert.h"
 #include "fastvlm/engine.h"
 #include "fastvlm/image.h"
 #include "fastvlm/roofline.h"

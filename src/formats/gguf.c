@@ -22,16 +22,21 @@
 
 /* By the file's number; elements and bytes of a block. Those that no kernel reads are here to be listed. */
 static const fvlm_gguf_tensor_type tensor_types[] = {
-    [0] = {"F32", 1, 4, true, FVLM_F32},   [1] = {"F16", 1, 2, true, FVLM_F16},   [2] = {"Q4_0", 32, 18, false, 0},
-    [3] = {"Q4_1", 32, 20, false, 0},      [6] = {"Q5_0", 32, 22, false, 0},      [7] = {"Q5_1", 32, 24, false, 0},
-    [8] = {"Q8_0", 32, 34, false, 0},      [9] = {"Q8_1", 32, 36, false, 0},      [10] = {"Q2_K", 256, 84, false, 0},
-    [11] = {"Q3_K", 256, 110, false, 0},   [12] = {"Q4_K", 256, 144, false, 0},   [13] = {"Q5_K", 256, 176, false, 0},
-    [14] = {"Q6_K", 256, 210, false, 0},   [15] = {"Q8_K", 256, 292, false, 0},   [16] = {"IQ2_XXS", 256, 66, false, 0},
-    [17] = {"IQ2_XS", 256, 74, false, 0},  [18] = {"IQ3_XXS", 256, 98, false, 0}, [19] = {"IQ1_S", 256, 50, false, 0},
-    [20] = {"IQ4_NL", 32, 18, false, 0},   [21] = {"IQ3_S", 256, 110, false, 0},  [22] = {"IQ2_S", 256, 82, false, 0},
-    [23] = {"IQ4_XS", 256, 136, false, 0}, [24] = {"I8", 1, 1, true, FVLM_I8},    [25] = {"I16", 1, 2, true, FVLM_I16},
-    [26] = {"I32", 1, 4, true, FVLM_I32},  [27] = {"I64", 1, 8, true, FVLM_I64},  [28] = {"F64", 1, 8, true, FVLM_F64},
-    [29] = {"IQ1_M", 256, 56, false, 0},   [30] = {"BF16", 1, 2, true, FVLM_BF16}};
+    [0] = {"F32", 1, 4, true, FVLM_F32},        [1] = {"F16", 1, 2, true, FVLM_F16},
+    [2] = {"Q4_0", 32, 18, true, FVLM_Q4_0},    [3] = {"Q4_1", 32, 20, false, 0},
+    [6] = {"Q5_0", 32, 22, false, 0},           [7] = {"Q5_1", 32, 24, false, 0},
+    [8] = {"Q8_0", 32, 34, true, FVLM_Q8_0},    [9] = {"Q8_1", 32, 36, false, 0},
+    [10] = {"Q2_K", 256, 84, false, 0},         [11] = {"Q3_K", 256, 110, false, 0},
+    [12] = {"Q4_K", 256, 144, true, FVLM_Q4_K}, [13] = {"Q5_K", 256, 176, false, 0},
+    [14] = {"Q6_K", 256, 210, false, 0},        [15] = {"Q8_K", 256, 292, false, 0},
+    [16] = {"IQ2_XXS", 256, 66, false, 0},      [17] = {"IQ2_XS", 256, 74, false, 0},
+    [18] = {"IQ3_XXS", 256, 98, false, 0},      [19] = {"IQ1_S", 256, 50, false, 0},
+    [20] = {"IQ4_NL", 32, 18, false, 0},        [21] = {"IQ3_S", 256, 110, false, 0},
+    [22] = {"IQ2_S", 256, 82, false, 0},        [23] = {"IQ4_XS", 256, 136, false, 0},
+    [24] = {"I8", 1, 1, true, FVLM_I8},         [25] = {"I16", 1, 2, true, FVLM_I16},
+    [26] = {"I32", 1, 4, true, FVLM_I32},       [27] = {"I64", 1, 8, true, FVLM_I64},
+    [28] = {"F64", 1, 8, true, FVLM_F64},       [29] = {"IQ1_M", 256, 56, false, 0},
+    [30] = {"BF16", 1, 2, true, FVLM_BF16}};
 #define TENSOR_TYPES (sizeof tensor_types / sizeof *tensor_types)
 
 static const struct {

@@ -103,6 +103,7 @@ void fvlm_gguf_put_string(fvlm_gguf_writer *writer, const char *key, const char 
 void fvlm_gguf_put_array(fvlm_gguf_writer *writer, const char *key, fvlm_gguf_type type, uint64_t count);
 void fvlm_gguf_item_string(fvlm_gguf_writer *writer, const char *text, size_t bytes);
 void fvlm_gguf_item_i32(fvlm_gguf_writer *writer, int32_t value);
+void fvlm_gguf_item_f32(fvlm_gguf_writer *writer, float value);
 /* Announce a tensor. */
 void fvlm_gguf_put_tensor(fvlm_gguf_writer *writer, const char *name, fvlm_dtype type, int rank, const size_t *shape);
 /* The next `bytes` of the data of the current tensor; what a tensor's size asks for must come exactly. */

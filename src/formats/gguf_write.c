@@ -64,10 +64,8 @@ void fvlm_gguf_put_u32(fvlm_gguf_writer *writer, const char *key, uint32_t value
 
 void fvlm_gguf_put_f32(fvlm_gguf_writer *writer, const char *key, float value)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
     begin_value(writer, key, FVLM_GGUF_F32);
-    append_number(&writer->values, bits, 4);
+    fvlm_gguf_item_f32(writer, value);
 }
 
 void fvlm_gguf_put_bool(fvlm_gguf_writer *writer, const char *key, bool value)
@@ -97,6 +95,13 @@ void fvlm_gguf_item_string(fvlm_gguf_writer *writer, const char *text, size_t by
 void fvlm_gguf_item_i32(fvlm_gguf_writer *writer, int32_t value)
 {
     append_number(&writer->values, (uint32_t)value, 4);
+}
+
+void fvlm_gguf_item_f32(fvlm_gguf_writer *writer, float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    append_number(&writer->values, bits, 4);
 }
 
 static uint64_t aligned(uint64_t bytes)

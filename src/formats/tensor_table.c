@@ -103,6 +103,17 @@ void fvlm_tensor_table_replace(fvlm_tensor_table *table, size_t index, const fvl
     table->tensors[index].name = name;
 }
 
+void fvlm_tensor_table_forget(const fvlm_tensor_table *table, const void *data, size_t bytes)
+{
+    const uint8_t *first = data;
+    for (size_t i = 0; i < table->mapping_count; i++) {
+        const fvlm_mapping *mapping = &table->mappings[i];
+        /* What lies elsewhere was unpacked, and is nowhere else. */
+        if (first >= mapping->data && first < mapping->data + mapping->size)
+            fvlm_mapping_release(data, bytes);
+    }
+}
+
 /* Index the tensors anew in `slot_count` slots. False when out of memory; *duplicate is the index of a tensor whose
  * name an earlier one has, or SIZE_MAX. */
 static bool build_index(fvlm_tensor_table *table, size_t slot_count, size_t *duplicate)
@@ -204,12 +215,13 @@ void *fvlm_tensor_table_alloc(fvlm_tensor_table *table, size_t bytes)
 
 bool fvlm_dtype_size(fvlm_dtype type, int rank, const size_t *shape, size_t *bytes)
 {
-    size_t product = fvlm_dtype_bytes(type);
+    size_t block_bytes, block = fvlm_dtype_block(type, &block_bytes), product = 1;
     for (int i = 0; i < rank; i++)
         if (!fvlm_size_multiply(product, shape[i], &product))
             return false;
-    *bytes = product;
-    return true;
+    if (!block)
+        return fvlm_size_multiply(product, fvlm_dtype_bytes(type), bytes);
+    return rank > 0 && shape[rank - 1] % block == 0 && fvlm_size_multiply(product / block, block_bytes, bytes);
 }
 
 bool fvlm_tensor_measure(fvlm_tensor *tensor)

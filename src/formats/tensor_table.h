@@ -15,7 +15,7 @@ typedef struct fvlm_tensor {
     fvlm_dtype type;
     int rank;
     size_t shape[FVLM_MAX_RANK];
-    size_t bytes;     /* of data: the product of shape times the element's size */
+    size_t bytes;     /* of data: the product of shape times the element's size, or of its blocks */
     const void *data; /* row major; into a mapping, or memory that the table owns. May be unaligned */
 } fvlm_tensor;
 
@@ -38,6 +38,9 @@ fvlm_status fvlm_tensor_table_rename(fvlm_tensor_table *table, fvlm_rename_fn re
 
 /* Give the i-th tensor another shape or other data; the name stays. */
 void fvlm_tensor_table_replace(fvlm_tensor_table *table, size_t index, const fvlm_tensor *tensor);
+
+/* Tell the system that the tensor's bytes are no longer needed in memory; they are read again when they are. */
+void fvlm_tensor_table_forget(const fvlm_tensor_table *table, const void *data, size_t bytes);
 
 /* For the readers: add a tensor (the name is copied; a duplicate name is FVLM_ERROR_FORMAT that names `path`); hand a
  * mapping over; allocate memory that lives as long as the table. */

@@ -129,6 +129,14 @@ void fvlm_source_close(fvlm_source **source)
     *source = NULL;
 }
 
+void fvlm_source_forget(const fvlm_source *source, const void *data, size_t bytes)
+{
+    if (source->gguf) /* every tensor lies in it or in its pair */
+        fvlm_mapping_release(data, bytes);
+    else
+        fvlm_tensor_table_forget(source->table, data, bytes);
+}
+
 /* The public function: a folder, or the metadata of a GGUF file. */
 fvlm_status fvlm_tokenizer_open(const char *path, fvlm_tokenizer **tokenizer, fvlm_error *error)
 {

@@ -25,6 +25,9 @@ typedef struct fvlm_source {
 fvlm_status fvlm_source_open(const char *path, fvlm_source **source, fvlm_error *error);
 void fvlm_source_close(fvlm_source **source);
 
+/* Tell the system that a tensor's bytes are no longer needed in memory; they are read again when they are. */
+void fvlm_source_forget(const fvlm_source *source, const void *data, size_t bytes);
+
 /* Keys of the metadata that hold the model's small files: this and the file's name. */
 #define FVLM_GGUF_FILE_KEY "fastvlm.file."
 /* What the projector's file of a pair is called: this and the name of the language model's. */

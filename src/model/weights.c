@@ -207,7 +207,11 @@ fvlm_matrix fvlm_load_matrix(fvlm_loader *loader, size_t rows, size_t cols, cons
         return matrix;
 
     bool quantized = !loader->status && fvlm_tensor_table_find(loader->table, scales);
-    const fvlm_tensor *tensor = quantized ? find_tensor(loader, name) : find_floats(loader, name);
+    const fvlm_tensor *tensor = find_tensor(loader, name);
+    size_t block_bytes;
+    bool blocks = tensor && fvlm_dtype_block(tensor->type, &block_bytes);
+    if (!quantized && !blocks)
+        tensor = find_floats(loader, name);
     if (!tensor)
         return matrix;
     if (quantized) {
@@ -230,7 +234,7 @@ fvlm_matrix fvlm_load_matrix(fvlm_loader *loader, size_t rows, size_t cols, cons
         matrix.type = FVLM_F32;
         matrix.data = convert(loader, tensor, rows * cols);
     } else {
-        matrix.data = aligned_data(loader, tensor);
+        matrix.data = blocks ? tensor->data : aligned_data(loader, tensor);
     }
     return matrix;
 }

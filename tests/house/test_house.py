@@ -22,6 +22,7 @@ MAY_INCLUDE = {
     "image": {"base", "kernels"},
     "text": {"base", "kernels"},
     "model": {"base", "kernels", "formats", "image", "text"},
+    "export": {"base", "kernels", "formats", "text", "model"},
     "cli": {"base"},
 }
 

@@ -1,0 +1,49 @@
+/* Converting models between layouts and number types, and looking into model files. */
+#ifndef FASTVLM_CONVERT_H
+#define FASTVLM_CONVERT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fastvlm/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Told how many of `total` bytes are written. Return false to stop: the call fails, and nothing is left behind. */
+typedef bool (*fvlm_progress_fn)(void *user, uint64_t done, uint64_t total);
+
+typedef enum fvlm_convert_target {
+    FVLM_CONVERT_GGUF,       /* one file, which an engine opens */
+    FVLM_CONVERT_GGUF_SPLIT, /* OUTPUT with the language model, as llama.cpp loads it, and mmproj-OUTPUT beside it */
+    FVLM_CONVERT_LLAVA       /* a folder in LLaVA's layout */
+} fvlm_convert_target;
+
+typedef struct fvlm_convert_options {
+    const char *model;  /* folder or GGUF file, in any layout of docs/formats.md */
+    const char *output; /* file, or folder */
+    fvlm_convert_target target;
+    const char *type; /* of weights: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_k"; NULL: as stored */
+    const char
+        *keep;   /* exceptions: "vision=bf16,embed=q8_0"; parts: vision, projector, embed, head, llm. May be NULL */
+    int threads; /* 0: one for each processor the system lets us use */
+    fvlm_progress_fn on_progress; /* may be NULL */
+    void *user;
+} fvlm_convert_options;
+
+typedef struct fvlm_convert_report {
+    uint64_t bytes_before, bytes_after; /* of the weights */
+    size_t tensors;
+    size_t replaced; /* tensors whose rows do not fit the type's blocks, and got Q4_0 (for Q4_K) or F16 */
+} fvlm_convert_report;
+
+/* Vectors (norms, biases) are not rounded: they are F32 unless `type` is NULL. Memory: some 32 MB above the largest
+ * mapped tensor. An earlier output stays as it is until the new one is whole. `report` may be NULL. */
+FVLM_API fvlm_status fvlm_convert(const fvlm_convert_options *options, fvlm_convert_report *report, fvlm_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
