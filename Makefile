@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 MODEL ?=
 
-.PHONY: all packages demo check check-all asan tsan ubsan fuzz bench install format clean
+.PHONY: all packages demo check check-all asan tsan ubsan fuzz arm64 wasm bench install format clean
 
 all: $(BUILD)/build.ninja
 	@$(NINJA) -C $(BUILD)
@@ -26,11 +26,11 @@ demo: packages
 check:
 	@tools/check.sh check
 
-# Adds full-size models, sanitizers, arm64 under qemu and short fuzz runs.
+# Adds full-size models, sanitizers, arm64 under qemu, WebAssembly and short fuzz runs.
 check-all:
 	@tools/check.sh check-all
 
-asan tsan ubsan fuzz:
+asan tsan ubsan fuzz arm64 wasm:
 	@tools/check.sh $@
 
 # Kernels, then a whole answer; MODEL=... for a real model. bench/ compares with other runtimes.
@@ -45,4 +45,4 @@ format:
 	@find bench cli include src tests tools -name '*.[ch]' | xargs clang-format -i
 
 clean:
-	@rm -rf build build-asan build-ubsan build-tsan build-fuzz build-arm64 build-arm64-root
+	@rm -rf build build-asan build-ubsan build-tsan build-fuzz build-arm64 build-arm64-root build-wasm

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The test runs behind the Makefile: tools/check.sh check|check-all|asan|ubsan|tsan|fuzz|arm64.
+# The test runs behind the Makefile: tools/check.sh check|check-all|asan|ubsan|tsan|fuzz|arm64|wasm.
 #
 # Each run configures and builds its own folder (build, build-asan, ...), runs meson's tests there and keeps the log;
 # at the end tools/summary.py adds the logs up. A failing run does not keep the next ones from running.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-what=${1:?check, check-all, asan, ubsan, tsan, fuzz or arm64}
+what=${1:?check, check-all, asan, ubsan, tsan, fuzz, arm64 or wasm}
 python=/usr/bin/python3
 failed=0
 logs=()
@@ -87,6 +87,12 @@ run_arm64() {
     suite arm64 build-arm64 --suite unit --suite kernels --suite golden --suite fuzz --no-suite full --timeout-multiplier 20
 }
 
+# The kernels, in WebAssembly with SIMD.
+run_wasm() {
+    compile build-wasm --cross-file tools/wasm.ini -Dkernels_only=true || return 1
+    suite wasm build-wasm --suite kernels --timeout-multiplier 10
+}
+
 # libFuzzer, a short while for each target; `meson configure build-fuzz -Dfuzz_seconds=3600` for longer.
 run_fuzz() {
     CC=clang compile build-fuzz -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true || return 1
@@ -105,9 +111,10 @@ check-all)
     attempt run_asan
     attempt run_tsan
     attempt run_arm64
+    attempt run_wasm
     attempt run_fuzz
     ;;
-asan | ubsan | tsan | fuzz | arm64)
+asan | ubsan | tsan | fuzz | arm64 | wasm)
     tools/install_packages.sh all
     attempt "run_$what"
     ;;

@@ -64,6 +64,9 @@ const fvlm_conv_kernels *fvlm_conv_kernels_select(void)
 #elif defined(__aarch64__)
     if (flags & FVLM_CPU_NEON)
         return &fvlm_conv_kernels_neon;
+#elif defined(__wasm_simd128__)
+    if (flags & FVLM_CPU_WASM_SIMD)
+        return &fvlm_conv_kernels_wasm;
 #endif
     return &fvlm_conv_kernels_reference;
 }

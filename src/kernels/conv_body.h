@@ -11,7 +11,7 @@ typedef struct fvlm_conv_kernels {
 } fvlm_conv_kernels;
 
 extern const fvlm_conv_kernels fvlm_conv_kernels_reference, fvlm_conv_kernels_avx2, fvlm_conv_kernels_avx512,
-    fvlm_conv_kernels_neon; /* those of this build's architecture exist */
+    fvlm_conv_kernels_neon, fvlm_conv_kernels_wasm; /* those of this build's architecture exist */
 
 /* The best of the instruction sets that fvlm_cpu_flags allows. */
 const fvlm_conv_kernels *fvlm_conv_kernels_select(void);

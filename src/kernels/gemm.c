@@ -39,6 +39,9 @@ const fvlm_gemm_kernels *fvlm_gemm_kernels_select(void)
 #elif defined(__aarch64__)
     if (flags & FVLM_CPU_NEON)
         return &fvlm_gemm_kernels_neon;
+#elif defined(__wasm_simd128__)
+    if (flags & FVLM_CPU_WASM_SIMD)
+        return &fvlm_gemm_kernels_wasm;
 #endif
     return &fvlm_gemm_kernels_reference;
 }

@@ -50,7 +50,7 @@ typedef struct fvlm_gemm_kernels {
 } fvlm_gemm_kernels;
 
 extern const fvlm_gemm_kernels fvlm_gemm_kernels_reference, fvlm_gemm_kernels_avx2, fvlm_gemm_kernels_avx512,
-    fvlm_gemm_kernels_neon; /* those of this build's architecture exist */
+    fvlm_gemm_kernels_neon, fvlm_gemm_kernels_wasm; /* those of this build's architecture exist */
 
 /* The best of the instruction sets that fvlm_cpu_flags allows. */
 const fvlm_gemm_kernels *fvlm_gemm_kernels_select(void);

@@ -96,6 +96,9 @@ const fvlm_row_kernels *fvlm_row_kernels_select(void)
 #elif defined(__aarch64__)
     if (flags & FVLM_CPU_NEON)
         return &fvlm_row_kernels_neon;
+#elif defined(__wasm_simd128__)
+    if (flags & FVLM_CPU_WASM_SIMD)
+        return &fvlm_row_kernels_wasm;
 #endif
     return &fvlm_row_kernels_reference;
 }

@@ -21,7 +21,7 @@ typedef struct fvlm_row_kernels {
 } fvlm_row_kernels;
 
 extern const fvlm_row_kernels fvlm_row_kernels_reference, fvlm_row_kernels_avx2, fvlm_row_kernels_avx512,
-    fvlm_row_kernels_neon; /* those of this build's architecture exist */
+    fvlm_row_kernels_neon, fvlm_row_kernels_wasm; /* those of this build's architecture exist */
 
 /* The best of the instruction sets that fvlm_cpu_flags allows. */
 const fvlm_row_kernels *fvlm_row_kernels_select(void);

@@ -218,8 +218,8 @@ static void check_activations(void)
         HARNESS_LEVELS(level)
         {
             fvlm_linear(harness_pool(1), &w, x, COUNT, 1, y, 1, &epilogue);
-            /* GELU's 1 + erf has an error of 1e-7, which x of about -5 multiplies. */
-            harness_near("activation", expected, y, COUNT, (harness_tolerance){6e-7, 4e-7});
+            /* GELU's 1 + erf has an error of 1e-7, which x of about -5 multiplies; more without fused multiply-adds. */
+            harness_near("activation", expected, y, COUNT, (harness_tolerance){8e-7, 4e-7});
         }
     }
 }

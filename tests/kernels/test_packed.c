@@ -294,6 +294,7 @@ static void check_ffn(void)
                 size += ((double)expected[i] - c.x[i]) * ((double)expected[i] - c.x[i]);
             }
             double relative = sqrt(error / size), bound = types[t] == FVLM_PACKED_BF16 ? 0.006 : 0.03;
+            bound *= 1 + 2 / sqrt((double)channels); /* the errors of few channels do not average out */
             if (!(relative < bound))
                 harness_fail("%s ffn %zu x %zu x %zu to %zu at %s: relative error %g", type_name(types[t]),
                              c.conv.height, c.conv.width, channels, c.wide, level, relative);

@@ -1,4 +1,4 @@
-/* The vector vocabulary: one set of names over AVX-512, AVX2 and NEON, so that a kernel is written once.
+/* The vector vocabulary: one set of names over AVX-512, AVX2, NEON and WebAssembly, so that a kernel is written once.
  *
  * A source in this folder is compiled once for each instruction set with FVLM_ISA set to its suffix (see meson.build).
  * vf is VF_LANES floats. The *_n forms move the first n lanes only, 0 <= n <= VF_LANES, never touch memory behind them,
@@ -15,6 +15,8 @@
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #else
 #error "no vector vocabulary for this instruction set"
 #endif
@@ -285,7 +287,7 @@ FVLM_INLINE void vf_transpose(vf r[VF_LANES])
     memcpy(r, t, sizeof t);
 }
 
-#else /* NEON */
+#elif defined(__ARM_NEON)
 
 #define VF_LANES 4
 #define VF_REGISTERS 32
@@ -388,6 +390,131 @@ FVLM_INLINE void vf_transpose(vf r[VF_LANES])
     r[1] = vcombine_f32(vget_low_f32(low.val[1]), vget_low_f32(high.val[1]));
     r[2] = vcombine_f32(vget_high_f32(low.val[0]), vget_high_f32(high.val[0]));
     r[3] = vcombine_f32(vget_high_f32(low.val[1]), vget_high_f32(high.val[1]));
+}
+
+#else /* WebAssembly; it has no fused multiply-add */
+
+#define VF_LANES 4
+#define VF_REGISTERS 16
+typedef v128_t vf;
+
+FVLM_INLINE vf vf_load(const float *p) { return wasm_v128_load(p); }
+FVLM_INLINE vf vf_load_twice(const float *p)
+{
+    v128_t two = wasm_v128_load64_zero(p);
+    return wasm_i32x4_shuffle(two, two, 0, 0, 1, 1);
+}
+FVLM_INLINE void vf_store(float *p, vf a) { wasm_v128_store(p, a); }
+FVLM_INLINE vf vf_load_n(const float *p, size_t n)
+{
+    float whole[4] = {0};
+    memcpy(whole, p, n * sizeof *p);
+    return wasm_v128_load(whole);
+}
+FVLM_INLINE void vf_store_n(float *p, vf a, size_t n)
+{
+    float whole[4];
+    wasm_v128_store(whole, a);
+    memcpy(p, whole, n * sizeof *p);
+}
+FVLM_INLINE vf vf_set(float x) { return wasm_f32x4_splat(x); }
+FVLM_INLINE vf vf_zero(void) { return wasm_f32x4_splat(0); }
+FVLM_INLINE vf vf_add(vf a, vf b) { return wasm_f32x4_add(a, b); }
+FVLM_INLINE vf vf_sub(vf a, vf b) { return wasm_f32x4_sub(a, b); }
+FVLM_INLINE vf vf_mul(vf a, vf b) { return wasm_f32x4_mul(a, b); }
+FVLM_INLINE vf vf_div(vf a, vf b) { return wasm_f32x4_div(a, b); }
+FVLM_INLINE vf vf_fma(vf a, vf b, vf c) { return wasm_f32x4_add(c, wasm_f32x4_mul(a, b)); }
+FVLM_INLINE vf vf_fnma(vf a, vf b, vf c) { return wasm_f32x4_sub(c, wasm_f32x4_mul(a, b)); }
+FVLM_INLINE vf vf_max(vf a, vf b) { return wasm_v128_bitselect(a, b, wasm_f32x4_gt(a, b)); }
+FVLM_INLINE vf vf_min(vf a, vf b) { return wasm_v128_bitselect(a, b, wasm_f32x4_lt(a, b)); }
+FVLM_INLINE vf vf_sqrt(vf a) { return wasm_f32x4_sqrt(a); }
+FVLM_INLINE vf vf_round(vf a) { return wasm_f32x4_nearest(a); }
+FVLM_INLINE vf vf_abs(vf a) { return wasm_f32x4_abs(a); }
+FVLM_INLINE vf vf_copysign(vf size, vf sign) { return wasm_v128_bitselect(sign, size, wasm_i32x4_splat(INT32_MIN)); }
+FVLM_INLINE vf vf_select_less(vf a, vf b, vf x, vf y) { return wasm_v128_bitselect(x, y, wasm_f32x4_lt(a, b)); }
+FVLM_INLINE float vf_sum(vf a)
+{
+    vf half = vf_add(a, wasm_i32x4_shuffle(a, a, 2, 3, 0, 1));
+    return wasm_f32x4_extract_lane(half, 0) + wasm_f32x4_extract_lane(half, 1);
+}
+FVLM_INLINE float vf_largest(vf a)
+{
+    vf half = vf_max(a, wasm_i32x4_shuffle(a, a, 2, 3, 0, 1));
+    return wasm_f32x4_extract_lane(vf_max(half, wasm_i32x4_shuffle(half, half, 1, 0, 3, 2)), 0);
+}
+FVLM_INLINE vf vf_load_i8(const int8_t *p)
+{
+    v128_t wide = wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p));
+    return wasm_f32x4_convert_i32x4(wasm_i32x4_extend_low_i16x8(wide));
+}
+FVLM_INLINE vf vf_load_u8(const uint8_t *p)
+{
+    v128_t wide = wasm_u16x8_extend_low_u8x16(wasm_v128_load32_zero(p));
+    return wasm_f32x4_convert_i32x4(wasm_u32x4_extend_low_u16x8(wide));
+}
+FVLM_INLINE vf vf_load_bf16(const uint16_t *p) { return wasm_i32x4_shl(wasm_u32x4_load16x4(p), 16); }
+/* The exponents differ by 112. A multiplication moves them, subnormal numbers too; infinities and NaN get theirs whole. */
+FVLM_INLINE vf vf_load_f16(const uint16_t *p)
+{
+    v128_t bits = wasm_u32x4_load16x4(p), size = wasm_i32x4_shl(wasm_v128_and(bits, wasm_i32x4_splat(0x7fff)), 13);
+    v128_t value = wasm_f32x4_mul(size, wasm_f32x4_splat(0x1p112f));
+    v128_t infinite = wasm_i32x4_gt(size, wasm_i32x4_splat(0x0f7fffff));
+    value = wasm_v128_or(value, wasm_v128_and(infinite, wasm_i32x4_splat(0x7f800000)));
+    return wasm_v128_or(value, wasm_i32x4_shl(wasm_v128_and(bits, wasm_i32x4_splat(0x8000)), 16));
+}
+FVLM_INLINE vf vf_load_bf16_n(const uint16_t *p, size_t n)
+{
+    uint16_t whole[4] = {0};
+    memcpy(whole, p, n * sizeof *p);
+    return vf_load_bf16(whole);
+}
+FVLM_INLINE vf vf_load_f16_n(const uint16_t *p, size_t n)
+{
+    uint16_t whole[4] = {0};
+    memcpy(whole, p, n * sizeof *p);
+    return vf_load_f16(whole);
+}
+/* In two steps, since 2^n alone may leave the range of a float where a * 2^n does not; -300 < n < 250. */
+FVLM_INLINE vf vf_scale2(vf a, vf n)
+{
+    v128_t whole = wasm_i32x4_trunc_sat_f32x4(n), half = wasm_i32x4_shr(whole, 1), bias = wasm_i32x4_splat(127);
+    v128_t rest = wasm_i32x4_sub(whole, half);
+    v128_t first = wasm_i32x4_shl(wasm_i32x4_add(half, bias), 23);
+    return vf_mul(vf_mul(a, first), wasm_i32x4_shl(wasm_i32x4_add(rest, bias), 23));
+}
+/* Below 2^-14 fp16 has multiples of 2^-24, which is what floats from 0.5 to 1 are; above, 13 bits go. */
+FVLM_INLINE vf vf_round_f16(vf a)
+{
+    v128_t size = wasm_f32x4_abs(a), odd = wasm_v128_and(wasm_u32x4_shr(size, 13), wasm_i32x4_splat(1));
+    v128_t few = wasm_f32x4_sub(wasm_f32x4_add(size, wasm_f32x4_splat(0.5f)), wasm_f32x4_splat(0.5f));
+    v128_t many = wasm_i32x4_add(size, wasm_i32x4_add(odd, wasm_i32x4_splat(0xfff)));
+    many = wasm_v128_and(many, wasm_i32x4_splat(-0x2000));
+    many = vf_select_less(wasm_f32x4_splat(65504), many, wasm_i32x4_splat(0x7f800000), many);
+    v128_t rounded = vf_select_less(size, wasm_f32x4_splat(0x1p-14f), few, many);
+    return vf_copysign(wasm_v128_bitselect(rounded, a, wasm_f32x4_eq(a, a)), a);
+}
+FVLM_INLINE vf vf_round_bf16(vf a)
+{
+    v128_t odd = wasm_v128_and(wasm_u32x4_shr(a, 16), wasm_i32x4_splat(1));
+    v128_t bits = wasm_i32x4_add(a, wasm_i32x4_add(odd, wasm_i32x4_splat(0x7fff)));
+    return wasm_v128_and(bits, wasm_i32x4_splat(-0x10000));
+}
+/* The 4 nibbles of p's 2 bytes, lowest first. */
+FVLM_INLINE vf vf_load_u4(const void *p)
+{
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return wasm_f32x4_make((float)(half & 15), (float)(half >> 4 & 15), (float)(half >> 8 & 15), (float)(half >> 12));
+}
+
+FVLM_INLINE void vf_transpose(vf r[VF_LANES])
+{
+    v128_t low = wasm_i32x4_shuffle(r[0], r[1], 0, 4, 1, 5), high = wasm_i32x4_shuffle(r[0], r[1], 2, 6, 3, 7);
+    v128_t low2 = wasm_i32x4_shuffle(r[2], r[3], 0, 4, 1, 5), high2 = wasm_i32x4_shuffle(r[2], r[3], 2, 6, 3, 7);
+    r[0] = wasm_i64x2_shuffle(low, low2, 0, 2);
+    r[1] = wasm_i64x2_shuffle(low, low2, 1, 3);
+    r[2] = wasm_i64x2_shuffle(high, high2, 0, 2);
+    r[3] = wasm_i64x2_shuffle(high, high2, 1, 3);
 }
 
 #endif
