@@ -1,31 +1,37 @@
-/* Convolutions: the C reference, the choice of a body, and the threads, which take a row of the output at a time. */
+/* Convolutions: the C reference, the choice of a body, and the threads, which take an area or a row of
+ * the output at a time. */
 #include "kernels/conv_body.h"
 
 #include "base/cpu.h"
 #include "kernels/activation_scalar.h"
 
-static void depthwise_row(const fvlm_depthwise *conv, const float *x, size_t row, float *y)
+/* One place of the output. */
+static void depthwise_place(const fvlm_depthwise *conv, const float *x, size_t row, size_t column, float *out)
 {
-    size_t kernel = conv->kernel, channels = conv->channels, pad = kernel / 2;
-    size_t inputs = channels / conv->multiplier, width = (conv->width + conv->stride - 1) / conv->stride;
+    size_t kernel = conv->kernel, channels = conv->channels, pad = kernel / 2, inputs = channels / conv->multiplier;
     size_t top, bottom, left, right;
     fvlm_conv_taps(row, kernel, conv->stride, conv->height, &top, &bottom);
-    for (size_t column = 0; column < width; column++) {
-        float *out = y + column * channels;
-        fvlm_conv_taps(column, kernel, conv->stride, conv->width, &left, &right);
-        for (size_t c = 0; c < channels; c++)
-            out[c] = conv->bias ? conv->bias[c] : 0;
-        for (size_t i = top; i < bottom; i++)
-            for (size_t j = left; j < right; j++) {
-                const float *in =
-                    x + ((row * conv->stride + i - pad) * conv->width + column * conv->stride + j - pad) * inputs;
-                const float *weight = conv->weight + (i * kernel + j) * channels;
-                for (size_t c = 0; c < channels; c++)
-                    out[c] += in[c / conv->multiplier] * weight[c];
-            }
-        for (size_t c = 0; c < channels; c++)
-            out[c] = fvlm_activate_one(conv->activation, out[c]);
-    }
+    fvlm_conv_taps(column, kernel, conv->stride, conv->width, &left, &right);
+    for (size_t c = 0; c < channels; c++)
+        out[c] = conv->bias ? conv->bias[c] : 0;
+    for (size_t i = top; i < bottom; i++)
+        for (size_t j = left; j < right; j++) {
+            const float *in =
+                x + ((row * conv->stride + i - pad) * conv->width + column * conv->stride + j - pad) * inputs;
+            const float *weight = conv->weight + (i * kernel + j) * channels;
+            for (size_t c = 0; c < channels; c++)
+                out[c] += in[c / conv->multiplier] * weight[c];
+        }
+    for (size_t c = 0; c < channels; c++)
+        out[c] = fvlm_activate_one(conv->activation, out[c]);
+}
+
+static void depthwise(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area)
+{
+    for (size_t i = 0; i < area->rows; i++)
+        for (size_t j = 0; j < area->columns; j++)
+            depthwise_place(conv, x, area->row + i, area->column + j,
+                            area->y + i * area->line_stride + j * area->y_stride);
 }
 
 static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, float *y)
@@ -50,7 +56,7 @@ static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, float 
     }
 }
 
-const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise_row, stem_row};
+const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise, stem_row};
 
 const fvlm_conv_kernels *fvlm_conv_kernels_select(void)
 {
@@ -92,20 +98,39 @@ struct depthwise_job {
     const fvlm_depthwise *conv;
     const float *x;
     float *y;
+    size_t across; /* areas side by side */
 };
 
-static void run_depthwise_row(void *argument, size_t row, int thread)
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static void depthwise_task(void *argument, size_t index, int thread)
 {
     (void)thread;
     const struct depthwise_job *job = argument;
-    size_t width = (job->conv->width + job->conv->stride - 1) / job->conv->stride;
-    job->kernels->depthwise_row(job->conv, job->x, row, job->y + row * width * job->conv->channels);
+    const fvlm_depthwise *conv = job->conv;
+    size_t height = (conv->height + conv->stride - 1) / conv->stride,
+           width = (conv->width + conv->stride - 1) / conv->stride;
+    size_t row = index / job->across * FVLM_AREA_ROWS, column = index % job->across * FVLM_AREA_COLUMNS;
+    job->kernels->depthwise(conv, job->x,
+                            &(fvlm_conv_area){.row = row,
+                                              .rows = least(FVLM_AREA_ROWS, height - row),
+                                              .column = column,
+                                              .columns = least(FVLM_AREA_COLUMNS, width - column),
+                                              .y = job->y + (row * width + column) * conv->channels,
+                                              .y_stride = conv->channels,
+                                              .line_stride = width * conv->channels});
 }
 
 void fvlm_depthwise_forward(fvlm_pool *pool, const fvlm_depthwise *conv, const float *x, float *y)
 {
-    struct depthwise_job job = {fvlm_conv_kernels_select(), conv, x, y};
-    fvlm_pool_run(pool, (conv->height + conv->stride - 1) / conv->stride, run_depthwise_row, &job);
+    size_t height = (conv->height + conv->stride - 1) / conv->stride,
+           width = (conv->width + conv->stride - 1) / conv->stride;
+    struct depthwise_job job = {fvlm_conv_kernels_select(), conv, x, y,
+                                (width + FVLM_AREA_COLUMNS - 1) / FVLM_AREA_COLUMNS};
+    fvlm_pool_run(pool, (height + FVLM_AREA_ROWS - 1) / FVLM_AREA_ROWS * job.across, depthwise_task, &job);
 }
 
 struct stem_job {

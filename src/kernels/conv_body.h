@@ -1,12 +1,25 @@
-/* What an instruction set provides for convolutions: one output row at a time. */
+/* What an instruction set provides for convolutions; single-threaded. */
 #ifndef FVLM_KERNELS_CONV_BODY_H
 #define FVLM_KERNELS_CONV_BODY_H
 
 #include "kernels/conv.h"
 
+/* A part of a convolution's output, and where it goes: places and lines are that many floats apart in y, which points
+ * to the first place. */
+typedef struct fvlm_conv_area {
+    size_t row, rows, column, columns;
+    float *y;
+    size_t y_stride, line_stride;
+} fvlm_conv_area;
+
+/* Lines and places of the areas that a picture is cut into. Neighbours share the input around their edges, which small
+ * areas read more than once; this much of it stays in a level 2 cache, and the places are a handful of GEMM tiles. */
+#define FVLM_AREA_ROWS 8
+#define FVLM_AREA_COLUMNS 16
+
 typedef struct fvlm_conv_kernels {
+    void (*depthwise)(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area);
     /* y[width of the output, channels] is output row `row` of the convolution of x. */
-    void (*depthwise_row)(const fvlm_depthwise *conv, const float *x, size_t row, float *y);
     void (*stem_row)(const fvlm_stem *conv, const uint8_t *x, size_t row, float *y);
 } fvlm_conv_kernels;
 

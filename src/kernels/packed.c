@@ -294,8 +294,13 @@ static void ffn_task(void *argument, size_t index, int thread)
     size_t pixels = lines * conv->width, slab = divide_up(pixels, divide_up(pixels, SLAB_ROWS));
     float *mixed = fvlm_pool_scratch(job->pool, thread);
     char *scratch = (char *)mixed + round_up(lines * row * sizeof *mixed, FVLM_ALIGN);
-    for (size_t i = 0; i < lines; i++)
-        job->conv->depthwise_row(conv, job->x, line + i, mixed + i * row);
+    job->conv->depthwise(conv, job->x,
+                         &(fvlm_conv_area){.row = line,
+                                           .rows = lines,
+                                           .columns = conv->width,
+                                           .y = mixed,
+                                           .y_stride = conv->channels,
+                                           .line_stride = row});
     for (size_t start = 0; start < pixels; start += slab) {
         size_t at = line * row + start * conv->channels;
         run_slab(job->kernels, job->ffn, mixed + start * conv->channels, job->x + at, least(slab, pixels - start),

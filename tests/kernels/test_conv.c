@@ -8,7 +8,7 @@
 
 #include "base/cpu.h"
 #include "kernels/activation_scalar.h"
-#include "kernels/conv.h"
+#include "kernels/conv_body.h"
 
 static fvlm_activation random_activation(void)
 {
@@ -90,6 +90,53 @@ static void check_depthwise(void)
         for (size_t stride = 1; stride <= 2; stride++)
             for (size_t multiplier = 1; multiplier <= 2; multiplier++)
                 check_depthwise_case(kernel, stride, multiplier);
+}
+
+/* A part of the output with strides of its own: what lies around it stays. */
+static void check_area_case(size_t kernel, size_t stride, size_t multiplier)
+{
+    fvlm_depthwise conv = {.height = harness_between(1, 30),
+                           .width = harness_between(1, 50),
+                           .channels = multiplier * harness_between(1, 40),
+                           .multiplier = multiplier,
+                           .kernel = kernel,
+                           .stride = stride};
+    size_t height = (conv.height + stride - 1) / stride, width = (conv.width + stride - 1) / stride;
+    size_t channels = conv.channels;
+    fvlm_conv_area area = {.row = harness_between(0, height - 1), .column = harness_between(0, width - 1)};
+    area.rows = harness_between(1, height - area.row);
+    area.columns = harness_between(1, width - area.column);
+    area.y_stride = channels + harness_between(0, 20);
+    area.line_stride = area.columns * area.y_stride + harness_between(0, 20);
+    size_t count = (area.rows - 1) * area.line_stride + (area.columns - 1) * area.y_stride + channels;
+    float *x = harness_floats(conv.height * conv.width * channels / multiplier, 1);
+    float *whole = harness_output(height * width * channels), *y = harness_output(count);
+    float *expected = harness_output(count);
+    conv.weight = harness_floats(kernel * kernel * channels, 1.0f / (float)kernel);
+    fvlm_conv_kernels_reference.depthwise(
+        &conv, x,
+        &(fvlm_conv_area){
+            .rows = height, .columns = width, .y = whole, .y_stride = channels, .line_stride = width * channels});
+    for (size_t i = 0; i < area.rows; i++)
+        for (size_t j = 0; j < area.columns; j++)
+            memcpy(expected + i * area.line_stride + j * area.y_stride,
+                   whole + ((area.row + i) * width + area.column + j) * channels, channels * sizeof *whole);
+    HARNESS_LEVELS(level)
+    {
+        for (size_t i = 0; i < count; i++)
+            y[i] = NAN;
+        area.y = y;
+        fvlm_conv_kernels_select()->depthwise(&conv, x, &area);
+        harness_near("area", expected, y, count, (harness_tolerance){1e-5, 1e-5});
+    }
+}
+
+static void check_area(void)
+{
+    for (size_t kernel = 3; kernel <= 7; kernel += 4)
+        for (size_t stride = 1; stride <= 2; stride++)
+            for (size_t multiplier = 1; multiplier <= 2; multiplier++)
+                check_area_case(kernel, stride, multiplier);
 }
 
 static void check_stem(void)
@@ -206,6 +253,7 @@ static void bench_stem(void)
 
 static const harness_test tests[] = {
     {"depthwise", 30, check_depthwise, bench_depthwise},
+    {"area", 20, check_area, NULL},
     {"stem", 40, check_stem, bench_stem},
 };
 

@@ -1,21 +1,23 @@
 /* Convolutions in the vector vocabulary, VF_LANES channels at a time.
  *
- * Depthwise: the sums of PIXELS neighbouring outputs stay in registers. For each row of the kernel its weights are
- * loaded once, then every input pixel once, which feeds all the outputs that it touches: for a 7x7 kernel with stride
- * 1 that is 7 + PIXELS + 6 loads for 7 PIXELS multiply-adds.
+ * Depthwise: the sums of ROWS x PIXELS neighbouring outputs stay in registers. For each input row the weights that it
+ * meets are loaded once, then every input pixel once, which feeds all the outputs that it touches: for a 7x7 kernel
+ * with stride 1 and 2 x 8 outputs up to 14 + 14 loads for 112 multiply-adds. An area's channels are the outermost loop,
+ * so that what neighbouring patches share is read again soon.
  * Stem: PIXELS outputs' windows of 27 values are gathered as floats, then multiplied like a small matrix.
  */
 #include "kernels/conv_body.h"
 #include "kernels/vector/vector_math.h"
 
-/* As many sums as registers allow beside the 7 weights of a kernel's row; then fewer for what is left of a row. */
+/* ROWS x PIXELS sums and the weights that an input pixel meets, 7 for each row of them, fill the registers. */
 #if VF_REGISTERS == 32
-#define PIXELS 16
-#define FEW_PIXELS 4
+#define ROWS 2
+#define PIXELS 8
 #else
+#define ROWS 1
 #define PIXELS 6
-#define FEW_PIXELS 2
 #endif
+#define FEW_PIXELS 2
 
 /* What an input pixel gives to outputs [c, c + n): channel o of the output reads channel o / multiplier, 1 or 2. */
 FVLM_INLINE vf load_input(const float *pixel, size_t c, size_t multiplier, size_t n)
@@ -30,79 +32,138 @@ FVLM_INLINE vf load_input(const float *pixel, size_t c, size_t multiplier, size_
     return vf_load(lanes);
 }
 
-/* `pixels` outputs from `column` on, channels [c, c + n). Inputs beyond the left and right edge are passed over. */
-FVLM_INLINE void depthwise_pixels(const fvlm_depthwise *conv, const float *x, size_t row, size_t column, size_t kernel,
-                                  size_t stride, size_t multiplier, size_t pixels, size_t top, size_t bottom, size_t c,
-                                  size_t n, float *y)
+/* Some outputs: rows x pixels from (row, column) on, channels [c, c + n). */
+struct patch {
+    const fvlm_depthwise *conv;
+    const float *x;
+    size_t row, column, c, n;
+};
+
+/* Input rows [from, to), counted from the first one that the kernel meets for the patch, given to the patch's rows
+ * [first, last) . Inputs beyond the left and right edge are passed over. */
+FVLM_INLINE void depthwise_inputs(const struct patch *patch, size_t from, size_t to, size_t kernel, size_t stride,
+                                  size_t multiplier, size_t first, size_t last, size_t pixels, vf sum[ROWS][PIXELS])
 {
-    size_t channels = conv->channels, inputs = channels / multiplier, pad = kernel / 2, first = column * stride - pad;
-    vf sum[PIXELS], bias = conv->bias ? vf_load_n(conv->bias + c, n) : vf_zero();
-    FVLM_UNROLL
-    for (size_t p = 0; p < pixels; p++)
-        sum[p] = bias;
-    for (size_t i = top; i < bottom; i++) {
-        const float *weight = conv->weight + i * kernel * channels + c;
-        const float *in = x + (row * stride + i - pad) * conv->width * inputs;
-        vf w[7];
+    const fvlm_depthwise *conv = patch->conv;
+    size_t channels = conv->channels, inputs = channels / multiplier, pad = kernel / 2, n = patch->n;
+    size_t left = patch->column * stride - pad;
+    for (size_t i = from; i < to; i++) {
+        const float *in = patch->x + (patch->row * stride + i - pad) * conv->width * inputs;
+        vf w[ROWS][7];
         FVLM_UNROLL
-        for (size_t j = 0; j < kernel; j++)
-            w[j] = n == VF_LANES ? vf_load(weight + j * channels) : vf_load_n(weight + j * channels, n);
+        for (size_t r = first; r < last; r++) {
+            const float *weight = conv->weight + (i - r * stride) * kernel * channels + patch->c;
+            FVLM_UNROLL
+            for (size_t j = 0; j < kernel; j++)
+                w[r][j] = n == VF_LANES ? vf_load(weight + j * channels) : vf_load_n(weight + j * channels, n);
+        }
         FVLM_UNROLL
         for (size_t j = 0; j < (pixels - 1) * stride + kernel; j++) {
-            if (first + j >= conv->width) /* also where first + j wraps around below 0 */
+            if (left + j >= conv->width) /* also where left + j wraps around below 0 */
                 continue;
-            vf a = load_input(in + (first + j) * inputs, c, multiplier, n);
+            vf a = load_input(in + (left + j) * inputs, patch->c, multiplier, n);
             FVLM_UNROLL
+            for (size_t r = first; r < last; r++)
+                FVLM_UNROLL
             for (size_t p = 0; p < pixels; p++)
                 if (j >= p * stride && j - p * stride < kernel)
-                    sum[p] = vf_fma(a, w[j - p * stride], sum[p]);
+                    sum[r][p] = vf_fma(a, w[r][j - p * stride], sum[r][p]);
         }
     }
+}
+
+FVLM_INLINE void depthwise_patch(const struct patch *patch, size_t kernel, size_t stride, size_t multiplier,
+                                 size_t rows, size_t pixels, float *y, size_t y_stride, size_t line_stride)
+{
+    const fvlm_depthwise *conv = patch->conv;
+    size_t n = patch->n, top, bottom, last_top, last_bottom;
+    vf sum[ROWS][PIXELS], bias = conv->bias ? vf_load_n(conv->bias + patch->c, n) : vf_zero();
     FVLM_UNROLL
+    for (size_t r = 0; r < rows; r++)
+        FVLM_UNROLL
+    for (size_t p = 0; p < pixels; p++)
+        sum[r][p] = bias;
+    fvlm_conv_taps(patch->row, kernel, stride, conv->height, &top, &bottom);
+    if (rows == 1) {
+        depthwise_inputs(patch, top, bottom, kernel, stride, multiplier, 0, 1, pixels, sum);
+    } else {
+        /* Input rows that the first output row alone meets, those that both do, and the second's last ones. */
+        fvlm_conv_taps(patch->row + 1, kernel, stride, conv->height, &last_top, &last_bottom);
+        size_t both = last_top + stride;
+        depthwise_inputs(patch, top, both, kernel, stride, multiplier, 0, 1, pixels, sum);
+        depthwise_inputs(patch, both, bottom, kernel, stride, multiplier, 0, ROWS, pixels, sum);
+        depthwise_inputs(patch, bottom, last_bottom + stride, kernel, stride, multiplier, ROWS - 1, ROWS, pixels, sum);
+    }
+    FVLM_UNROLL
+    for (size_t r = 0; r < rows; r++)
+        FVLM_UNROLL
     for (size_t p = 0; p < pixels; p++) {
-        vf v = conv->activation == FVLM_ACTIVATION_NONE ? sum[p] : vf_activate(conv->activation, sum[p]);
-        vf_store_n(y + (column + p) * channels + c, v, n);
+        vf v = conv->activation == FVLM_ACTIVATION_NONE ? sum[r][p] : vf_activate(conv->activation, sum[r][p]);
+        float *out = y + r * line_stride + p * y_stride + patch->c;
+        if (n == VF_LANES)
+            vf_store(out, v);
+        else
+            vf_store_n(out, v, n);
     }
 }
 
-FVLM_INLINE void depthwise_columns(const fvlm_depthwise *conv, const float *x, size_t row, size_t column, size_t kernel,
-                                   size_t stride, size_t multiplier, size_t pixels, float *y)
+FVLM_INLINE void depthwise_lines(struct patch *patch, const fvlm_conv_area *area, size_t kernel, size_t stride,
+                                 size_t multiplier, size_t rows)
 {
-    size_t channels = conv->channels, top, bottom, c = 0;
-    fvlm_conv_taps(row, kernel, stride, conv->height, &top, &bottom);
+    float *y = area->y + (patch->row - area->row) * area->line_stride;
+    size_t end = area->column + area->columns;
+    for (size_t pixels; patch->column < end; patch->column += pixels, y += pixels * area->y_stride) {
+        size_t left = end - patch->column;
+        pixels = left >= PIXELS ? PIXELS : left >= FEW_PIXELS ? FEW_PIXELS : 1;
+        if (left >= PIXELS)
+            depthwise_patch(patch, kernel, stride, multiplier, rows, PIXELS, y, area->y_stride, area->line_stride);
+        else if (left >= FEW_PIXELS)
+            depthwise_patch(patch, kernel, stride, multiplier, rows, FEW_PIXELS, y, area->y_stride, area->line_stride);
+        else
+            depthwise_patch(patch, kernel, stride, multiplier, rows, 1, y, area->y_stride, area->line_stride);
+    }
+}
+
+FVLM_INLINE void depthwise_channels(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area,
+                                    size_t kernel, size_t stride, size_t multiplier, size_t c, size_t n)
+{
+    struct patch patch = {.conv = conv, .x = x, .row = area->row, .c = c, .n = n};
+    size_t end = area->row + area->rows;
+    for (; patch.row + ROWS <= end; patch.row += ROWS) {
+        patch.column = area->column;
+        depthwise_lines(&patch, area, kernel, stride, multiplier, ROWS);
+    }
+    for (; patch.row < end; patch.row++) {
+        patch.column = area->column;
+        depthwise_lines(&patch, area, kernel, stride, multiplier, 1);
+    }
+}
+
+FVLM_INLINE void depthwise_shape(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area, size_t kernel,
+                                 size_t stride, size_t multiplier)
+{
+    size_t channels = conv->channels, c = 0;
     for (; c + VF_LANES <= channels; c += VF_LANES)
-        depthwise_pixels(conv, x, row, column, kernel, stride, multiplier, pixels, top, bottom, c, VF_LANES, y);
+        depthwise_channels(conv, x, area, kernel, stride, multiplier, c, VF_LANES);
     if (c < channels)
-        depthwise_pixels(conv, x, row, column, kernel, stride, multiplier, pixels, top, bottom, c, channels - c, y);
+        depthwise_channels(conv, x, area, kernel, stride, multiplier, c, channels - c);
 }
 
-FVLM_INLINE void depthwise_shape(const fvlm_depthwise *conv, const float *x, size_t row, size_t kernel, size_t stride,
-                                 size_t multiplier, float *y)
-{
-    size_t width = (conv->width + stride - 1) / stride, column = 0;
-    for (; column + PIXELS <= width; column += PIXELS)
-        depthwise_columns(conv, x, row, column, kernel, stride, multiplier, PIXELS, y);
-    for (; column + FEW_PIXELS <= width; column += FEW_PIXELS)
-        depthwise_columns(conv, x, row, column, kernel, stride, multiplier, FEW_PIXELS, y);
-    for (; column < width; column++)
-        depthwise_columns(conv, x, row, column, kernel, stride, multiplier, 1, y);
-}
-
-static void depthwise_row(const fvlm_depthwise *conv, const float *x, size_t row, float *y)
+static void depthwise(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area)
 {
     size_t kernel = conv->kernel, stride = conv->stride, multiplier = conv->multiplier;
     if (kernel == 7 && stride == 1 && multiplier == 1)
-        depthwise_shape(conv, x, row, 7, 1, 1, y);
+        depthwise_shape(conv, x, area, 7, 1, 1);
     else if (kernel == 7 && stride == 2 && multiplier == 2)
-        depthwise_shape(conv, x, row, 7, 2, 2, y);
+        depthwise_shape(conv, x, area, 7, 2, 2);
     else if (kernel == 3 && stride == 1 && multiplier == 1)
-        depthwise_shape(conv, x, row, 3, 1, 1, y);
+        depthwise_shape(conv, x, area, 3, 1, 1);
     else if (kernel == 3 && stride == 1 && multiplier == 2)
-        depthwise_shape(conv, x, row, 3, 1, 2, y);
+        depthwise_shape(conv, x, area, 3, 1, 2);
     else if (kernel == 3 && stride == 2 && multiplier == 1)
-        depthwise_shape(conv, x, row, 3, 2, 1, y);
+        depthwise_shape(conv, x, area, 3, 2, 1);
     else
-        fvlm_conv_kernels_reference.depthwise_row(conv, x, row, y); /* towers of other widths */
+        fvlm_conv_kernels_reference.depthwise(conv, x, area); /* towers of other widths */
 }
 
 #define STEM_VALUES 27
@@ -159,4 +220,4 @@ static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, float 
     }
 }
 
-const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise_row, stem_row};
+const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise, stem_row};
