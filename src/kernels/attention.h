@@ -31,11 +31,27 @@ size_t fvlm_attention_workspace(size_t queries, size_t keys, size_t head_dim, in
 /* `workspace` is as large as fvlm_attention_workspace says. */
 void fvlm_attention_forward(fvlm_pool *pool, const fvlm_attention *attention, float *workspace);
 
+/* Backward: from `dout`, laid out like `out`, to the gradients of q, k and v, laid out like those, all written. The
+ * attention's `out` must hold its result; it has no tail. */
+typedef struct fvlm_attention_gradients {
+    const float *dout;
+    float *dq, *dk, *dv;
+    size_t dout_stride, dq_stride, dk_stride, dv_stride; /* floats between rows */
+} fvlm_attention_gradients;
+
+/* Floats of workspace for any attention up to these sizes. */
+size_t fvlm_attention_backward_workspace(size_t keys, size_t heads, size_t head_dim, int threads);
+void fvlm_attention_backward(fvlm_pool *pool, const fvlm_attention *attention,
+                             const fvlm_attention_gradients *gradients, float *workspace);
+
 /* Rotary positions, half-split as Qwen2: for each row i and head, pairs (d, d + head_dim / 2) of x turn by the angle
  * positions[i] * base^(-2 d / head_dim). x[rows, stride] in place, heads at the start of a row. The angles come from
  * `table`, [positions, head_dim] of cos then sin (fvlm_rope_table). */
 void fvlm_rope_table(size_t positions, size_t head_dim, double base, float *table);
 void fvlm_rope(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
                const float *table);
+/* The gradient of x from that of what fvlm_rope made of it, in place: the turn backwards. */
+void fvlm_rope_backward(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
+                        const float *table);
 
 #endif

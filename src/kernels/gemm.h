@@ -6,6 +6,8 @@
 #ifndef FVLM_KERNELS_GEMM_H
 #define FVLM_KERNELS_GEMM_H
 
+#include <stdbool.h>
+
 #include "base/pool.h"
 #include "kernels/activation.h"
 #include "kernels/matrix.h"
@@ -24,5 +26,15 @@ typedef struct fvlm_epilogue {
  * `epilogue` NULL: none. */
 void fvlm_linear(fvlm_pool *pool, const fvlm_matrix *w, const float *x, size_t m, size_t x_stride, float *y,
                  size_t y_stride, const fvlm_epilogue *epilogue);
+
+/* Backward of y = x W^T, for dy [m, w->rows]: dx[m, w->cols] = dy W, or that added to dx. No overlap. */
+void fvlm_linear_backward_x(fvlm_pool *pool, const fvlm_matrix *w, const float *dy, size_t m, size_t dy_stride,
+                            float *dx, size_t dx_stride, bool add);
+/* dw[rows, cols] += dy[m, rows]^T x[m, cols]. */
+void fvlm_linear_backward_w(fvlm_pool *pool, const float *dy, size_t m, size_t rows, size_t dy_stride, const float *x,
+                            size_t cols, size_t x_stride, float *dw);
+/* sums[c] += the sum over the rows of a[m, c] * b[m, c]; b NULL: 1. What a bias, and a factor for each channel, get. */
+void fvlm_column_sums(fvlm_pool *pool, const float *a, size_t a_stride, const float *b, size_t b_stride, size_t m,
+                      size_t c, float *sums);
 
 #endif

@@ -15,7 +15,7 @@
 #include "base/file.h"
 
 #define PATTERN 0xa5
-#define MAX_BUFFERS 64
+#define MAX_BUFFERS 1024
 #define MAX_POOLS 8
 
 /* In ascending order; those whose flags this machine does not have are left out. */

@@ -1,0 +1,177 @@
+/* The two products of a linear layer's backward pass, blocked like the forward one (gemm.c).
+ *
+ * Both are y = A B with B unpacked into panels and summed over blocks of depth in y itself. For the gradient of x the
+ * depth is W's rows, and a panel is a run of W's columns as they lie. For the gradient of W it is the rows of x, and A
+ * is dy turned on its side, a block at a time.
+ */
+#include <string.h>
+
+#include "kernels/gemm.h"
+#include "kernels/gemm_block.h"
+
+/* A task's panels are COLUMNS x DEPTH floats, 512 KB; as many again hold a block of dy turned on its side. */
+#define COLUMNS 256
+#define DEPTH 512
+#define ROWS 256
+#define STRIP 32 /* columns that are unpacked together: a multiple of any panel, a divisor of any group */
+
+struct backward {
+    const fvlm_gemm_kernels *kernels;
+    fvlm_pool *pool;
+    const fvlm_matrix *w; /* gradient of x; NULL: gradient of W */
+    const float *dy, *x;
+    size_t dy_stride, x_stride;
+    size_t rows, columns, depth; /* of the product */
+    size_t column_tasks;
+    float *out;
+    size_t out_stride;
+    bool add;
+};
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* panels of W[first .. first + depth, column .. column + columns], which is B as it lies. */
+static void panels_of_weights(const struct backward *job, size_t first, size_t depth, size_t column, size_t columns,
+                              float *panels)
+{
+    const fvlm_matrix *w = job->w;
+    size_t panel = job->kernels->panel;
+    if (w->type == FVLM_F32) {
+        fvlm_gemm_panels_from_columns(job->kernels, (const float *)w->data + first * w->cols + column, w->cols, depth,
+                                      columns, panels);
+        return;
+    }
+    float turned[STRIP * STRIP]; /* [columns of W, panel], as `unpack` writes it */
+    for (size_t c = 0; c < columns; c += STRIP) {
+        size_t width = least(STRIP, columns - c);
+        for (size_t r = 0; r < depth; r += panel) {
+            size_t count = least(panel, depth - r);
+            job->kernels->unpack(w, first + r, count, column + c, width, turned);
+            for (size_t i = 0; i < width; i++) {
+                float *to = panels + (c + i) / panel * panel * depth + (c + i) % panel;
+                for (size_t j = 0; j < count; j++)
+                    to[(r + j) * panel] = turned[i * panel + j];
+            }
+        }
+    }
+}
+
+/* turned[columns, depth] = dy[first .. first + depth, column .. column + columns] on its side. */
+static void turn(const struct backward *job, size_t first, size_t depth, size_t column, size_t columns, float *turned)
+{
+    enum { SQUARE = 16 };
+    for (size_t i = 0; i < depth; i += SQUARE)
+        for (size_t j = 0; j < columns; j += SQUARE)
+            for (size_t r = i; r < least(i + SQUARE, depth); r++) {
+                const float *from = job->dy + (first + r) * job->dy_stride + column;
+                for (size_t c = j; c < least(j + SQUARE, columns); c++)
+                    turned[c * depth + r] = from[c];
+            }
+}
+
+static void run_task(void *argument, size_t index, int thread)
+{
+    const struct backward *job = argument;
+    size_t row = index / job->column_tasks * ROWS, column = index % job->column_tasks * COLUMNS;
+    size_t rows = least(ROWS, job->rows - row), columns = least(COLUMNS, job->columns - column);
+    float *panels = fvlm_pool_scratch(job->pool, thread), *turned = panels + COLUMNS * DEPTH;
+    float *out = job->out + row * job->out_stride + column;
+    for (size_t k = 0; k < job->depth; k += DEPTH) {
+        size_t depth = least(DEPTH, job->depth - k);
+        fvlm_gemm_block block = {.m = rows,
+                                 .n = columns,
+                                 .k = depth,
+                                 .panels = panels,
+                                 .sum = job->add || k > 0 ? out : NULL,
+                                 .sum_stride = job->out_stride,
+                                 .y = out,
+                                 .y_stride = job->out_stride};
+        if (job->w) {
+            panels_of_weights(job, k, depth, column, columns, panels);
+            block.x = job->dy + row * job->dy_stride + k;
+            block.x_stride = job->dy_stride;
+        } else {
+            fvlm_gemm_panels_from_columns(job->kernels, job->x + k * job->x_stride + column, job->x_stride, depth,
+                                          columns, panels);
+            turn(job, k, depth, row, rows, turned);
+            block.x = turned;
+            block.x_stride = depth;
+        }
+        job->kernels->block(&block);
+    }
+}
+
+static void run(fvlm_pool *pool, struct backward *job)
+{
+    job->kernels = fvlm_gemm_kernels_select();
+    job->pool = pool;
+    job->column_tasks = (job->columns + COLUMNS - 1) / COLUMNS;
+    fvlm_pool_run(pool, (job->rows + ROWS - 1) / ROWS * job->column_tasks, run_task, job);
+}
+
+void fvlm_linear_backward_x(fvlm_pool *pool, const fvlm_matrix *w, const float *dy, size_t m, size_t dy_stride,
+                            float *dx, size_t dx_stride, bool add)
+{
+    struct backward job = {.w = w,
+                           .dy = dy,
+                           .dy_stride = dy_stride,
+                           .rows = m,
+                           .columns = w->cols,
+                           .depth = w->rows,
+                           .out = dx,
+                           .out_stride = dx_stride,
+                           .add = add};
+    run(pool, &job);
+}
+
+void fvlm_linear_backward_w(fvlm_pool *pool, const float *dy, size_t m, size_t rows, size_t dy_stride, const float *x,
+                            size_t cols, size_t x_stride, float *dw)
+{
+    struct backward job = {.dy = dy,
+                           .dy_stride = dy_stride,
+                           .x = x,
+                           .x_stride = x_stride,
+                           .rows = rows,
+                           .columns = cols,
+                           .depth = m,
+                           .out = dw,
+                           .out_stride = cols,
+                           .add = true};
+    run(pool, &job);
+}
+
+/* Sums of columns: a task takes SUM_COLUMNS of them over all rows, so that threads change nothing. */
+
+#define SUM_COLUMNS 32
+
+struct column_sums {
+    const float *a, *b;
+    size_t m, c, a_stride, b_stride;
+    float *sums;
+};
+
+static void run_column_sums(void *argument, size_t index, int thread)
+{
+    (void)thread;
+    const struct column_sums *job = argument;
+    size_t first = index * SUM_COLUMNS, columns = least(SUM_COLUMNS, job->c - first);
+    double sums[SUM_COLUMNS] = {0};
+    for (size_t i = 0; i < job->m; i++) {
+        const float *a = job->a + i * job->a_stride + first;
+        const float *b = job->b ? job->b + i * job->b_stride + first : NULL;
+        for (size_t c = 0; c < columns; c++)
+            sums[c] += b ? (double)(a[c] * b[c]) : (double)a[c];
+    }
+    for (size_t c = 0; c < columns; c++)
+        job->sums[first + c] += (float)sums[c];
+}
+
+void fvlm_column_sums(fvlm_pool *pool, const float *a, size_t a_stride, const float *b, size_t b_stride, size_t m,
+                      size_t c, float *sums)
+{
+    struct column_sums job = {a, b, m, c, a_stride, b_stride, sums};
+    fvlm_pool_run(pool, (c + SUM_COLUMNS - 1) / SUM_COLUMNS, run_column_sums, &job);
+}
