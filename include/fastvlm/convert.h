@@ -43,6 +43,34 @@ typedef struct fvlm_convert_report {
  * mapped tensor. An earlier output stays as it is until the new one is whole. `report` may be NULL. */
 FVLM_API fvlm_status fvlm_convert(const fvlm_convert_options *options, fvlm_convert_report *report, fvlm_error *error);
 
+/* What is in a model file, whatever its format, without judging whether it makes a model. */
+typedef struct fvlm_file_tensor {
+    const char *name, *type; /* "F16", "Q4_K", ... */
+    int rank;
+    size_t shape[8];
+    uint64_t bytes;
+} fvlm_file_tensor;
+
+typedef struct fvlm_file_value {
+    const char *key, *type; /* "u32", "string", "array of string", ...; "json" where the format is JSON */
+    const char *json;       /* the value as JSON; of long arrays and strings the beginning, and how much there is */
+} fvlm_file_value;
+
+typedef struct fvlm_inspection {
+    const char *format;              /* "gguf", "safetensors", "pickle", "mlpackage", "checkpoint"; static */
+    const fvlm_file_tensor *tensors; /* [tensor_count] in the file's order */
+    size_t tensor_count;
+    const fvlm_file_value *values; /* [value_count]: the metadata; a folder's is its config.json */
+    size_t value_count;
+    uint64_t bytes, elements; /* of all tensors together */
+    struct fvlm_arena *arena; /* holds all of it */
+} fvlm_inspection;
+
+/* Look into a GGUF, safetensors or torch pickle file, an .mlpackage, or the folder of a checkpoint. The caller owns
+ * *inspection. */
+FVLM_API fvlm_status fvlm_inspect(const char *path, fvlm_inspection **inspection, fvlm_error *error);
+FVLM_API void fvlm_inspection_free(fvlm_inspection **inspection);
+
 #ifdef __cplusplus
 }
 #endif
