@@ -26,7 +26,8 @@ demo: packages
 check:
 	@tools/check.sh check
 
-# Adds full-size models, sanitizers, arm64 under qemu, WebAssembly and short fuzz runs.
+# Adds full-size models, other people's programs on our exports, sanitizers, arm64 under qemu, WebAssembly and short
+# fuzz runs.
 check-all:
 	@tools/check.sh check-all
 
@@ -45,4 +46,4 @@ format:
 	@find bench cli include src tests tools -name '*.[ch]' | xargs clang-format -i
 
 clean:
-	@rm -rf build build-asan build-ubsan build-tsan build-fuzz build-arm64 build-arm64-root build-wasm
+	@rm -rf build build-asan build-ubsan build-tsan build-fuzz build-arm64 build-arm64-root build-clients build-wasm

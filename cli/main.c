@@ -19,6 +19,7 @@ static const command commands[] = {
     {"models", "list the published models and which are here", cmd_models},
     {"pull", "download a published model", cmd_pull},
     {"eval", "score a model on a data set of questions", cmd_eval},
+    {"export", "write a model in the layout of other tools", cmd_export},
     {"bench", "measure encoding, prefill, decoding and memory", cmd_bench},
     {"trace", "write every stage's tensor to a file", cmd_trace},
     {"convert", "write a model as GGUF, or in another layout or number type", cmd_convert},

@@ -45,28 +45,35 @@ attempt() {
     fi
 }
 
-# Tests of the suite "full" need full-size models; those of "house" look at the sources and need no second run.
+# Tests of the suite "full" need full-size models, those of "clients" other programs; those of "house" look at the
+# sources and need no second run.
 run_check() {
     # A build of `make demo` may have been set up before what the tests need was there.
     if [ -f build/build.ninja ] && [ "$(meson introspect build --tests)" = "[]" ]; then
         meson configure build -Dtests=enabled || return 1
     fi
     compile build -Dtests=enabled || return 1
-    suite check build --no-suite full
+    suite check build --no-suite full --no-suite clients
 }
 
 run_full() {
     suite full build --suite full --num-processes 1
 }
 
+# Our exports in other people's programs. Where these cannot be installed, the tests say so and are skipped.
+run_clients() {
+    tools/clients_env.sh || true
+    suite clients build --suite clients --num-processes 1
+}
+
 run_asan() {
     compile build-asan -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false || return 1
-    suite asan build-asan --no-suite full --no-suite house --timeout-multiplier 5
+    suite asan build-asan --no-suite full --no-suite clients --no-suite house --timeout-multiplier 5
 }
 
 run_ubsan() {
     compile build-ubsan -Dbuildtype=debugoptimized -Db_sanitize=undefined -Db_lundef=false || return 1
-    suite ubsan build-ubsan --no-suite full --no-suite house --timeout-multiplier 5
+    suite ubsan build-ubsan --no-suite full --no-suite clients --no-suite house --timeout-multiplier 5
 }
 
 # What runs on several threads: the pool, the kernels over it, whole answers.
@@ -108,6 +115,7 @@ check-all)
     tools/install_packages.sh all
     attempt run_check
     attempt run_full
+    attempt run_clients
     attempt run_asan
     attempt run_tsan
     attempt run_arm64

@@ -4,6 +4,7 @@
 
 #include "fastvlm/convert.h"
 #include "fastvlm/engine.h"
+#include "fastvlm/export.h"
 #include "fastvlm/image.h"
 #include "fastvlm/roofline.h"
 #include "fastvlm/session.h"

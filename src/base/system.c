@@ -1,12 +1,16 @@
 /* Folders, terminal and signals: POSIX and Windows behind one interface. */
-#if !defined(_WIN32) && !defined(_POSIX_C_SOURCE) && !defined(__APPLE__)
+#if defined(__linux__)
+#define _GNU_SOURCE 1 /* renameat2 */
+#elif !defined(_WIN32) && !defined(_POSIX_C_SOURCE) && !defined(__APPLE__)
 #define _DEFAULT_SOURCE 1
 #define _POSIX_C_SOURCE 200809L
 #endif
 #include "base/system.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -212,5 +216,94 @@ fvlm_status fvlm_folder_only_child(const char *path, char **child, fvlm_error *e
         *child = found.folder;
     else
         free(found.folder);
+    return status;
+}
+
+#ifdef _WIN32
+
+static fvlm_status flush_folder(const char *path, fvlm_error *error)
+{
+    (void)path;
+    (void)error;
+    return FVLM_OK;
+}
+
+bool fvlm_path_same(const char *a, const char *b)
+{
+    char full_a[MAX_PATH], full_b[MAX_PATH];
+    DWORD length_a = GetFullPathNameA(a, MAX_PATH, full_a, NULL),
+          length_b = GetFullPathNameA(b, MAX_PATH, full_b, NULL);
+    return length_a && length_b && length_a < MAX_PATH && length_b < MAX_PATH && _stricmp(full_a, full_b) == 0;
+}
+
+#else
+
+/* The names in a folder and below it; files flush themselves (base/file.h). */
+static fvlm_status flush_entry(const char *path, bool folder, void *user, fvlm_error *error)
+{
+    (void)user;
+    if (!folder)
+        return FVLM_OK;
+    fvlm_status status = each_entry(path, flush_entry, NULL, error);
+    if (status)
+        return status;
+    int handle = open(path, O_RDONLY | O_CLOEXEC);
+    if (handle < 0)
+        return fail_io(error, "open", path);
+    if (fsync(handle) != 0 && errno != EINVAL)
+        status = fail_io(error, "flush", path);
+    close(handle);
+    return status;
+}
+
+static fvlm_status flush_folder(const char *path, fvlm_error *error)
+{
+    return flush_entry(path, true, NULL, error);
+}
+
+bool fvlm_path_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+#endif
+
+/* Give two paths each other's name; false where the system cannot. */
+static bool swap_names(const char *a, const char *b)
+{
+#ifdef RENAME_EXCHANGE
+    return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) == 0;
+#else
+    (void)a;
+    (void)b;
+    return false;
+#endif
+}
+
+fvlm_status fvlm_folder_replace(const char *aside, const char *path, fvlm_error *error)
+{
+    fvlm_status status = flush_folder(aside, error);
+    if (status)
+        return status;
+    if (!fvlm_folder_exists(path))
+        return fvlm_path_rename(aside, path, error);
+    if (swap_names(aside, path))
+        return fvlm_folder_remove(aside, error);
+    size_t length = strlen(path);
+    char *old = malloc(length + sizeof ".old");
+    if (!old)
+        return fvlm_fail_memory(error);
+    memcpy(old, path, length);
+    memcpy(old + length, ".old", sizeof ".old");
+    status = fvlm_path_rename(path, old, error);
+    if (!status) {
+        status = fvlm_path_rename(aside, path, error);
+        if (status)
+            fvlm_path_rename(old, path, NULL);
+        else
+            status = fvlm_folder_remove(old, error);
+    }
+    free(old);
     return status;
 }

@@ -16,6 +16,12 @@ fvlm_status fvlm_folder_remove(const char *path, fvlm_error *error);
 fvlm_status fvlm_folder_only_child(const char *path, char **child, fvlm_error *error);
 /* Give a file or folder another name on the same file system; an existing file is replaced. */
 fvlm_status fvlm_path_rename(const char *from, const char *to, fvlm_error *error);
+/* Flush the folder `aside` to the disk and give it the name `path`, whose folder, if there is one, goes. Where the
+ * system can swap two names, `path` is at every moment the old folder or the new one; elsewhere the old one is
+ * PATH.old for an instant. After an error `path` is what it was. */
+fvlm_status fvlm_folder_replace(const char *aside, const char *path, fvlm_error *error);
+/* True where both paths lead to the same file or folder. */
+bool fvlm_path_same(const char *a, const char *b);
 /* Bytes of a regular file; false where there is none. */
 bool fvlm_file_size(const char *path, uint64_t *bytes);
 

@@ -213,11 +213,11 @@ static bool append_quoted(fvlm_text_buffer *buffer, const char *text)
     return quoted != NULL;
 }
 
-static fvlm_status make_header(fvlm_text_buffer *buffer, const char *path, const fvlm_tensor *tensors, size_t count,
-                               fvlm_error *error)
+static fvlm_status make_header(fvlm_text_buffer *buffer, const char *path, const char *format,
+                               const fvlm_tensor *tensors, size_t count, fvlm_error *error)
 {
     uint64_t offset = 0;
-    fvlm_text_append_string(buffer, "{\"__metadata__\":{\"format\":\"pt\"}");
+    fvlm_text_format(buffer, "{\"__metadata__\":{\"format\":\"%s\"}", format);
     for (size_t i = 0; i < count; i++) {
         fvlm_text_append_string(buffer, ",");
         if (!append_quoted(buffer, tensors[i].name))
@@ -235,26 +235,36 @@ static fvlm_status make_header(fvlm_text_buffer *buffer, const char *path, const
     return buffer->failed ? fvlm_fail_memory(error) : FVLM_OK;
 }
 
-fvlm_status fvlm_safetensors_write(const char *path, const fvlm_tensor *tensors, size_t count, fvlm_error *error)
+fvlm_status fvlm_safetensors_begin(const char *path, const char *format, const fvlm_tensor *tensors, size_t count,
+                                   fvlm_writer **writer, fvlm_error *error)
 {
     fvlm_text_buffer header = {0};
-    fvlm_writer *writer = NULL;
-    fvlm_status status = make_header(&header, path, tensors, count, error);
+    *writer = NULL;
+    fvlm_status status = make_header(&header, path, format, tensors, count, error);
     if (!status)
-        status = fvlm_writer_open(path, &writer, error);
+        status = fvlm_writer_open(path, writer, error);
     if (!status) {
         uint8_t length[8];
         for (int i = 0; i < 8; i++)
             length[i] = (uint8_t)((uint64_t)header.length >> 8 * i);
-        status = fvlm_writer_write(writer, length, sizeof length, error);
+        status = fvlm_writer_write(*writer, length, sizeof length, error);
     }
     if (!status)
-        status = fvlm_writer_write(writer, header.data, header.length, error);
+        status = fvlm_writer_write(*writer, header.data, header.length, error);
+    if (status)
+        fvlm_writer_abort(writer);
+    fvlm_text_clear(&header);
+    return status;
+}
+
+fvlm_status fvlm_safetensors_write(const char *path, const fvlm_tensor *tensors, size_t count, fvlm_error *error)
+{
+    fvlm_writer *writer;
+    fvlm_status status = fvlm_safetensors_begin(path, "pt", tensors, count, &writer, error);
     for (size_t i = 0; !status && i < count; i++)
         status = fvlm_writer_write(writer, tensors[i].data, tensors[i].bytes, error);
     if (!status)
         status = fvlm_writer_commit(&writer, error);
     fvlm_writer_abort(&writer);
-    fvlm_text_clear(&header);
     return status;
 }

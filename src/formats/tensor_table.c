@@ -109,8 +109,10 @@ void fvlm_tensor_table_forget(const fvlm_tensor_table *table, const void *data, 
     for (size_t i = 0; i < table->mapping_count; i++) {
         const fvlm_mapping *mapping = &table->mappings[i];
         /* What lies elsewhere was unpacked, and is nowhere else. */
-        if (first >= mapping->data && first < mapping->data + mapping->size)
-            fvlm_mapping_release(data, bytes);
+        if (mapping->size == 0 || first < mapping->data || first >= mapping->data + mapping->size)
+            continue;
+        size_t left = (size_t)(mapping->data + mapping->size - first);
+        fvlm_mapping_release(data, bytes < left ? bytes : left);
     }
 }
 

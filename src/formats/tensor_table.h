@@ -76,6 +76,10 @@ fvlm_status fvlm_mlpackage_parse(fvlm_tensor_table *table, const uint8_t *model,
  * which: "safetensors" or "bin"; static. */
 fvlm_status fvlm_checkpoint_read(fvlm_tensor_table *table, const char *folder, const char **layout, fvlm_error *error);
 
+/* Begin a safetensors file: the header, with `format` ("pt", "mlx") as its metadata. The caller then writes the data of
+ * tensors [count] in their order, whose own `data` is not looked at, and commits. */
+fvlm_status fvlm_safetensors_begin(const char *path, const char *format, const fvlm_tensor *tensors, size_t count,
+                                   fvlm_writer **writer, fvlm_error *error);
 /* Write tensors [count] to a safetensors file, put in place only when it is whole. */
 fvlm_status fvlm_safetensors_write(const char *path, const fvlm_tensor *tensors, size_t count, fvlm_error *error);
 

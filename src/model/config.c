@@ -26,8 +26,7 @@ struct reader {
     fvlm_error *error;
 };
 
-/* FastViTHD, the published tower (arXiv 2412.13303, section 3). */
-static const fvlm_vision_config fastvithd = {
+const fvlm_vision_config fvlm_fastvithd = {
     .layers = {2, 12, 24, 4, 2},
     .widths = {96, 192, 384, 768, 1536},
     .mlp_ratio = {4, 4, 4, 4, 4},
@@ -325,7 +324,7 @@ static void read_end_text(const json_t *object, fvlm_config *config)
 
 fvlm_status fvlm_config_read(const fvlm_bundle *files, fvlm_config *config, fvlm_error *error)
 {
-    *config = (fvlm_config){.vision = fastvithd};
+    *config = (fvlm_config){.vision = fvlm_fastvithd};
     char *path = fvlm_path_join(files->path, "config.json");
     if (!path)
         return fvlm_fail_memory(error);

@@ -27,6 +27,9 @@ typedef struct fvlm_vision_config {
     size_t resolution;           /* side of the input, pixels */
 } fvlm_vision_config;
 
+/* The published tower (arXiv 2412.13303, section 3): what a config that says nothing about it means. */
+extern const fvlm_vision_config fvlm_fastvithd;
+
 typedef enum fvlm_projector_type { FVLM_PROJECTOR_IDENTITY, FVLM_PROJECTOR_MLP } fvlm_projector_type;
 
 typedef struct fvlm_decoder_config {

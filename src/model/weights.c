@@ -106,7 +106,7 @@ static bool is_aligned(const void *data, size_t bytes)
 /* The tensor's data where it lies, or, when its elements are not aligned there, a copy in the arena. */
 static const void *aligned_data(fvlm_loader *loader, const fvlm_tensor *tensor)
 {
-    if (is_aligned(tensor->data, fvlm_dtype_bytes(tensor->type)))
+    if (loader->in_place || is_aligned(tensor->data, fvlm_dtype_bytes(tensor->type)))
         return tensor->data;
     void *copy = fvlm_arena_alloc(loader->arena, tensor->bytes, 1);
     if (!copy) {

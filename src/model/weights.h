@@ -19,6 +19,7 @@ typedef struct fvlm_loader {
     fvlm_pool *pool;       /* for packing */
     size_t quantized_bits; /* MLX: of matrices with scales */
     size_t quantized_group;
+    bool in_place;              /* leave matrices that are not aligned where they lie, for readers that do not mind */
     uint64_t parameters, bytes; /* counts of what was loaded: weights, and their stored size */
     fvlm_status status;
     fvlm_error *error;

@@ -36,6 +36,14 @@ int32_t fvlm_tokenizer_special(const fvlm_tokenizer *tokenizer, const char *text
     return token ? token->id : -1;
 }
 
+int32_t fvlm_tokenizer_size(const fvlm_tokenizer *tokenizer)
+{
+    const fvlm_added_tokens *added = &tokenizer->added;
+    int32_t words = (int32_t)tokenizer->vocabulary.id_count;
+    int32_t last = added->count ? added->tokens[added->count - 1].id : -1;
+    return last >= words ? last + 1 : words;
+}
+
 struct encoder {
     const fvlm_tokenizer *tokenizer;
     fvlm_splitter_workspace *split;

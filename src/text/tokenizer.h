@@ -11,6 +11,9 @@ fvlm_status fvlm_tokenizer_read(const fvlm_bundle *files, fvlm_tokenizer **token
 /* Id of a special token's text, or -1. */
 int32_t fvlm_tokenizer_special(const fvlm_tokenizer *tokenizer, const char *text);
 
+/* One more than the largest id that has a token. */
+int32_t fvlm_tokenizer_size(const fvlm_tokenizer *tokenizer);
+
 /* Turns tokens into text as they come: a character is given out once all its bytes are there.
  * `emitted` is what was given out last; valid until the next call. */
 typedef struct fvlm_detokenizer fvlm_detokenizer;

@@ -1,0 +1,30 @@
+/* The folder of an export: filled aside as PATH.part, put in place when it is whole. */
+#ifndef FVLM_EXPORT_EXPORT_FOLDER_H
+#define FVLM_EXPORT_EXPORT_FOLDER_H
+
+#include <jansson.h>
+
+#include "base/bundle.h"
+
+typedef struct fvlm_export_folder {
+    char *path, *aside;
+} fvlm_export_folder;
+
+/* An empty folder aside. What stands at `path` has to be an earlier export, which the file `mark` in it tells, or an
+ * empty folder, and must not be `model` itself. */
+fvlm_status fvlm_export_folder_open(const char *path, const char *mark, const char *model, fvlm_export_folder *folder,
+                                    fvlm_error *error);
+/* Flush, and take the place of what is at `path`. */
+fvlm_status fvlm_export_folder_commit(fvlm_export_folder *folder, fvlm_error *error);
+/* Remove what is aside, free. After a commit it only frees. */
+void fvlm_export_folder_close(fvlm_export_folder *folder);
+
+/* Files of the folder: a JSON object (taken over; NULL: out of memory), bytes, a copy. */
+fvlm_status fvlm_export_put_json(const fvlm_export_folder *folder, const char *name, json_t *object, fvlm_error *error);
+fvlm_status fvlm_export_put_bytes(const fvlm_export_folder *folder, const char *name, const void *data, size_t bytes,
+                                  fvlm_error *error);
+/* The file of that name in `from`; none there is fine. */
+fvlm_status fvlm_export_put_copy(const fvlm_export_folder *folder, const fvlm_bundle *from, const char *name,
+                                 fvlm_error *error);
+
+#endif

@@ -1,0 +1,186 @@
+/* transformers' fast_vlm: LLaVA's names become timm's for the tower, which counts stages where `network` counts
+ * downsamples, positions and stages.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "export/export_config.h"
+#include "export/export_tensors.h"
+
+#define TOWER "model.vision_tower.timm_model."
+
+/* What stands at each place of `network`, and of which stage. */
+static const struct {
+    char kind; /* b: blocks, d: downsample, p: position encoding */
+    int stage;
+} network[] = {{'b', 0}, {'d', 1}, {'b', 1}, {'d', 2}, {'b', 2}, {'d', 3},
+               {'p', 3}, {'b', 3}, {'d', 4}, {'p', 4}, {'b', 4}};
+enum { NETWORK = sizeof network / sizeof network[0] };
+
+static void rename_block_part(const char *part, char *to, size_t to_size)
+{
+    const char *rest;
+    if (strcmp(part, "layer_scale") == 0 || strcmp(part, "layer_scale_1") == 0 || strcmp(part, "layer_scale_2") == 0)
+        snprintf(to, to_size, "%s.gamma", part);
+    else if ((rest = fvlm_export_after(part, "convffn.")))
+        snprintf(to, to_size, "mlp.%s", rest);
+    else
+        snprintf(to, to_size, "%s", part);
+}
+
+/* The name behind LLaVA's prefix of the tower; false for what the layout does not have, such as the classifier that
+ * training leaves behind. */
+static bool rename_tower(const char *from, char *to, size_t to_size)
+{
+    const char *rest;
+    char part[FVLM_MAX_NAME - 64];
+    int place, block, end = 0;
+    if ((rest = fvlm_export_after(from, "patch_embed."))) {
+        snprintf(to, to_size, TOWER "stem.%s", rest);
+    } else if ((rest = fvlm_export_after(from, "conv_exp.se.reduce."))) {
+        snprintf(to, to_size, TOWER "final_conv.se.fc1.%s", rest);
+    } else if ((rest = fvlm_export_after(from, "conv_exp.se.expand."))) {
+        snprintf(to, to_size, TOWER "final_conv.se.fc2.%s", rest);
+    } else if ((rest = fvlm_export_after(from, "conv_exp."))) {
+        snprintf(to, to_size, TOWER "final_conv.%s", rest);
+    } else if (sscanf(from, "network.%2d.%n", &place, &end) == 1 && end > 0 && place >= 0 && place < NETWORK) {
+        int stage = network[place].stage;
+        rest = from + end;
+        const char *tail = fvlm_export_after(rest, "proj.0.lkb_reparam.");
+        end = 0;
+        if (network[place].kind == 'p')
+            snprintf(to, to_size, TOWER "stages.%d.pos_emb.%s", stage, rest);
+        else if (network[place].kind == 'd' && tail)
+            snprintf(to, to_size, TOWER "stages.%d.downsample.proj.0.reparam_conv.%s", stage, tail);
+        else if (network[place].kind == 'd')
+            snprintf(to, to_size, TOWER "stages.%d.downsample.%s", stage, rest);
+        else if (sscanf(rest, "%4d.%n", &block, &end) == 1 && end > 0) {
+            rename_block_part(rest + end, part, sizeof part);
+            snprintf(to, to_size, TOWER "stages.%d.blocks.%d.%s", stage, block, part);
+        } else {
+            return false;
+        }
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static bool rename_tensor(const char *from, char *to, size_t to_size)
+{
+    const char *rest;
+    if ((rest = fvlm_export_after(from, FVLM_TOWER_PREFIX)))
+        return rename_tower(rest, to, to_size);
+    if ((rest = fvlm_export_after(from, "model.mm_projector.0.")))
+        snprintf(to, to_size, "model.multi_modal_projector.linear_1.%s", rest);
+    else if ((rest = fvlm_export_after(from, "model.mm_projector.2.")))
+        snprintf(to, to_size, "model.multi_modal_projector.linear_2.%s", rest);
+    else if (strcmp(from, "lm_head.weight") == 0)
+        snprintf(to, to_size, "%s", from);
+    else if ((fvlm_export_after(from, "model.layers.") && !strstr(from, "rotary_emb")) ||
+             fvlm_export_after(from, "model.embed_tokens.") || fvlm_export_after(from, "model.norm."))
+        snprintf(to, to_size, "model.language_model.%s", from + strlen("model."));
+    else
+        return false;
+    return true;
+}
+
+/* A convolution that batch norm was folded into, as a Core ML package has it: its bias becomes that of a batch norm
+ * which changes nothing else, since the layout has no other place for it. */
+static void add_unfolded(fvlm_export_list *list, const fvlm_tensor *bias, const char *name, fvlm_export_type type)
+{
+    static const struct {
+        const char *part;
+        double fill;
+    } parts[] = {{"weight", 1}, {"running_mean", 0}, {"running_var", 1 - 1e-5}}; /* with the epsilon: 1 */
+    char norm[FVLM_MAX_NAME];
+    int stem = (int)(strlen(name) - strlen("conv.bias"));
+    snprintf(norm, sizeof norm, "%.*sbn.bias", stem, name);
+    fvlm_export_add(list, bias, norm, type);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        snprintf(norm, sizeof norm, "%.*sbn.%s", stem, name, parts[i].part);
+        fvlm_export_add_constant(list, norm, FVLM_F32, 1, bias->shape, parts[i].fill);
+    }
+}
+
+static void add_tensors(fvlm_export_list *list, fvlm_export_type type)
+{
+    const fvlm_tensor_table *table = list->source->table;
+    char name[FVLM_MAX_NAME];
+    for (size_t i = 0; i < fvlm_tensor_table_count(table); i++) {
+        const fvlm_tensor *tensor = fvlm_tensor_table_at(table, i);
+        if (fvlm_export_ends_in(tensor->name, ".scales") || fvlm_export_ends_in(tensor->name, ".biases") ||
+            fvlm_export_ends_in(tensor->name, ".num_batches_tracked") ||
+            !rename_tensor(tensor->name, name, sizeof name))
+            continue;
+        bool folded = fvlm_export_ends_in(name, "mlp.conv.conv.bias");
+        if (folded)
+            add_unfolded(list, tensor, name, type);
+        else
+            fvlm_export_add(list, tensor, name, type);
+        /* Every batch norm has a counter, which counts in training only. */
+        if (folded || fvlm_export_ends_in(name, ".bn.running_var")) {
+            strcpy(strstr(name, "mlp.conv."), "mlp.conv.bn.num_batches_tracked");
+            fvlm_export_add_constant(list, name, FVLM_I64, 0, NULL, 0);
+        }
+    }
+}
+
+static fvlm_status check_fits(const fvlm_export_source *source, fvlm_error *error)
+{
+    const fvlm_config *config = source->config;
+    if (config->projector != FVLM_PROJECTOR_MLP || config->projector_layers != 2)
+        return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
+                         "%s: fast_vlm has a projector of two layers, this model another: export it as mlx",
+                         source->model->path);
+    if (config->image_mode == FVLM_IMAGE_ANYRES)
+        return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
+                         "%s: fast_vlm does not cut pictures into tiles, this model does (anyres)",
+                         source->model->path);
+    for (size_t i = 0; i < FVLM_STAGES; i++)
+        if (config->vision.attention[i] != fvlm_fastvithd.attention[i])
+            return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
+                             "%s: fast_vlm has attention in the last two stages alone, this model elsewhere",
+                             source->model->path);
+    if ((size_t)source->image_token >= config->decoder.vocabulary)
+        return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
+                         "%s: its %zu embeddings leave no row for <image>, which fast_vlm needs", source->model->path,
+                         config->decoder.vocabulary);
+    return FVLM_OK;
+}
+
+fvlm_status fvlm_export_hf(const fvlm_export_options *options, fvlm_error *error)
+{
+    fvlm_export_source source;
+    fvlm_export_folder folder = {0};
+    fvlm_export_list list = {0};
+    char *weights = NULL;
+    fvlm_status status = fvlm_export_source_open(options->model, options->threads, &source, error);
+    if (!status)
+        status = check_fits(&source, error);
+    if (!status)
+        status = fvlm_export_folder_open(options->output, "config.json", options->model, &folder, error);
+    if (!status) {
+        fvlm_export_list_open(&source, error, &list);
+        add_tensors(&list, options->type);
+        weights = fvlm_path_join(folder.aside, "model.safetensors");
+        status = weights ? fvlm_export_list_write(&list, weights, "pt", options, error) : fvlm_fail_memory(error);
+    }
+    if (!status)
+        status = fvlm_export_put_json(&folder, "config.json",
+                                      fvlm_export_fast_vlm_config(&source, fvlm_export_dtype(&source, options->type)),
+                                      error);
+    if (!status)
+        status = fvlm_export_put_processor(&source, &folder, error);
+    if (!status)
+        status = fvlm_export_put_tokenizer(&source, &folder, error);
+    if (!status)
+        status = fvlm_export_folder_commit(&folder, error);
+    free(weights);
+    fvlm_export_list_close(&list);
+    fvlm_export_folder_close(&folder);
+    fvlm_export_source_close(&source);
+    return status;
+}

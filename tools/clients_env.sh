@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Make the Python environment of tests/clients, with the programs that read our exports: tools/clients_env.sh [FOLDER]
+#
+# FOLDER is build-clients by default. The packages come from PyPI (some gigabytes, once); an environment that was made
+# from the same list is left as it is. The tests skip, and say so, where there is none.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=${1:-$here/../build-clients}
+list=$here/requirements-clients.txt
+
+if cmp -s "$list" "$folder/installed.txt"; then
+    exit 0
+fi
+rm -rf "$folder"
+if ! /usr/bin/python3 -m venv "$folder" || ! "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$list"; then
+    rm -rf "$folder"
+    echo "the clients of tools/requirements-clients.txt could not be installed: tests/clients will be skipped" >&2
+    exit 1
+fi
+cp "$list" "$folder/installed.txt"
