@@ -76,7 +76,7 @@ class Terminal:
 def fastvlm(tmp_path):
     """Run the program: fastvlm("predict", "--image", path, input=b"", env={...})."""
 
-    def run(*arguments, input=b"", env=None, timeout=120, **options):
+    def run(*arguments, input=b"", env=None, timeout=600, **options):
         environment = {**os.environ, "FVLM_HOME": str(tmp_path / "home"), **(env or {})}
         command = [*WRAPPER, str(BUILD / "fastvlm"), *map(str, arguments)]
         if isinstance(input, str):

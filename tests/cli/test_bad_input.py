@@ -19,7 +19,7 @@ IMAGES = GOLDEN / "images"
 
 def refuse(fastvlm, model, image, *words, prompt="What is this?", options=()):
     result = fastvlm("predict", "--model", model, "--image", image, "--prompt", prompt, "--temperature", "0", "--max-tokens",
-                     "2", *options, timeout=60)
+                     "2", *options, timeout=600)
     assert result.out.strip() == ""
     return result.failed(result.code if result.code in (1, 2) else 1, *map(str, words))
 
@@ -68,6 +68,23 @@ def test_bad_pictures(fastvlm, model, tmp_path, data, words):
     path = tmp_path / "picture.png"
     path.write_bytes(data)
     refuse(fastvlm, model, path, path, words)
+
+
+# A side of one pixel is odd, not wrong: what pads, crops or cuts tiles must come to no empty piece.
+@pytest.mark.parametrize("width, height", [(1, 60000), (60000, 1), (1, 1)], ids=["tall", "wide", "dot"])
+@pytest.mark.parametrize("mode", [
+    {"image_aspect_ratio": "pad"}, {"image_aspect_ratio": "square"},
+    *({"image_aspect_ratio": "anyres", "mm_patch_merge_type": merge, "image_grid_pinpoints": [[192, 384], [384, 192], [384, 384]]}
+      for merge in ("flat", "spatial", "spatial_unpad")),
+], ids=lambda mode: "-".join([mode["image_aspect_ratio"], *filter(None, [mode.get("mm_patch_merge_type")])]))
+def test_thin_pictures(fastvlm, broken, tmp_path, width, height, mode):
+    folder, path = broken(), tmp_path / "picture.png"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **mode}))
+    path.write_bytes(png(width, height, (b"\0" + b"abc" * width) * height))
+    result = fastvlm("predict", "--model", folder, "--image", path, "--prompt", "What is this?", "--temperature", "0",
+                     "--max-tokens", "2", "--json", timeout=600)
+    assert result.json["image_tokens"] > 0
 
 
 def test_pictures_that_cannot_be_read(fastvlm, model, tmp_path):

@@ -178,7 +178,7 @@ def test_reader_that_leaves_ends_the_answer(model, picture):
     run.stdout.close()
     error = run.stderr.read()
     run.stderr.close()
-    assert run.wait(timeout=60) == 1
+    assert run.wait(timeout=600) == 1
     assert b"cannot write to standard output: Broken pipe" in error
 
 
@@ -188,7 +188,7 @@ def test_interrupt_ends_the_answer_cleanly(model, picture):
     run = subprocess.Popen([*WRAPPER, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     first = os.read(run.stdout.fileno(), 1)
     run.send_signal(signal.SIGINT)
-    rest, error = run.communicate(timeout=60)
+    rest, error = run.communicate(timeout=600)
     assert run.returncode == -signal.SIGINT
     assert (first + rest).endswith(b"\n") and error == b""
     (first + rest).decode("utf-8")

@@ -224,13 +224,13 @@ def test_interrupt_keeps_what_is_there(fastvlm, server, home, tmp_path):
     server.drops = [30000] + [0] * 50
     run = subprocess.Popen([*WRAPPER, str(BUILD / "fastvlm"), "pull", NAME, "--accept-license", "--url-base", server.url],
                            env=dict(os.environ, FVLM_HOME=str(tmp_path / "home")), stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     while len(server.requests) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     run.send_signal(signal.SIGINT)
     error = run.stderr.read()
     run.stderr.close()
-    assert run.wait(timeout=20) == -signal.SIGINT
+    assert run.wait(timeout=600) == -signal.SIGINT
     assert b"interrupted" in error
     assert (home / (NAME + ".zip.part")).stat().st_size == 30000
 

@@ -46,7 +46,7 @@ def test_tokenize_answers_each_line_at_once(model):
         run.stdin.flush()
         assert json.loads(run.stdout.readline())["decoded"] == text
     run.stdin.close()
-    assert run.wait(timeout=60) == 0
+    assert run.wait(timeout=600) == 0
     run.stdout.close()
 
 

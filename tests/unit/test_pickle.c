@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 #include <zip.h>
@@ -272,10 +273,10 @@ static void test_bombs(void **state)
         fvlm_text_append(&code, "\x80\x02", 2);
         while (code.length < 4 << 20)
             fvlm_text_append_string(&code, bodies[i]);
-        double start = fvlm_clock_ms();
+        clock_t start = clock();
         fvlm_status status = parse_pickle(code.data, code.length, true);
         assert_true(status == FVLM_ERROR_LIMIT || status == FVLM_ERROR_FORMAT);
-        assert_true(fvlm_clock_ms() - start < 5000);
+        assert_true(clock() - start < 5 * CLOCKS_PER_SEC);
         fvlm_text_clear(&code);
     }
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -187,9 +188,9 @@ static void test_thousands_of_tensors(void **state)
                          "\"shape\":[1,2],\"data_offsets\":[%d,%d]}",
                          i ? ',' : '{', i, 4 * i, 4 * i + 4);
     fvlm_text_append(&header, "}", 1);
-    double start = fvlm_clock_ms();
+    clock_t start = clock();
     assert_int_equal(parse_header(header.data, 80000), FVLM_OK);
-    assert_true(fvlm_clock_ms() - start < 5000);
+    assert_true(clock() - start < 5 * CLOCKS_PER_SEC);
     fvlm_text_clear(&header);
 }
 
