@@ -17,7 +17,7 @@ static const struct poptOption table[] = {
      "Folder of a checkpoint, a GGUF file, or a name that `fastvlm models` lists", "MODEL"},
     {"model-path", '\0', POPT_ARG_STRING | POPT_ARGFLAG_DOC_HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"output", 'o', POPT_ARG_STRING, &output, 0, "File or folder to write", "PATH"},
-    {"to", '\0', POPT_ARG_STRING, &to, 0, "Layout: gguf (the default), or llava", "LAYOUT"},
+    {"to", '\0', POPT_ARG_STRING, &to, 0, "Layout: gguf (the default), llava or fast_vlm", "LAYOUT"},
     {"split", '\0', POPT_ARG_NONE, &split, 0,
      "GGUF as llama.cpp reads it: the language model, and the rest in mmproj-FILE beside it", NULL},
     {"type", '\0', POPT_ARG_STRING, &type, 0,
@@ -77,19 +77,20 @@ int cmd_convert(int argc, const char **argv)
         return code;
     if (!output)
         return cli_usage_error(&usage, "--output is missing");
-    bool llava = to && strcmp(to, "llava") == 0;
-    if (to && !llava && strcmp(to, "gguf") != 0)
-        return cli_usage_error(&usage, "--to %s: the layouts are gguf and llava", to);
-    if (llava && split)
+    fvlm_convert_target target = split ? FVLM_CONVERT_GGUF_SPLIT : FVLM_CONVERT_GGUF;
+    if (to && strcmp(to, "llava") == 0)
+        target = FVLM_CONVERT_LLAVA;
+    else if (to && strcmp(to, "fast_vlm") == 0)
+        target = FVLM_CONVERT_FAST_VLM;
+    else if (to && strcmp(to, "gguf") != 0)
+        return cli_usage_error(&usage, "--to %s: the layouts are gguf, llava and fast_vlm", to);
+    if (split && target != FVLM_CONVERT_GGUF_SPLIT)
         return cli_usage_error(&usage, "--split is for GGUF");
 
     fvlm_error error;
     fvlm_convert_report report;
     cli_interrupt_catch();
-    fvlm_status status = convert(llava   ? FVLM_CONVERT_LLAVA
-                                 : split ? FVLM_CONVERT_GGUF_SPLIT
-                                         : FVLM_CONVERT_GGUF,
-                                 &report, &error);
+    fvlm_status status = convert(target, &report, &error);
     bool interrupted = cli_interrupted();
     cli_interrupt_release();
     if (status) {

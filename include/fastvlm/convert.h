@@ -18,7 +18,8 @@ typedef bool (*fvlm_progress_fn)(void *user, uint64_t done, uint64_t total);
 typedef enum fvlm_convert_target {
     FVLM_CONVERT_GGUF,       /* one file, which an engine opens */
     FVLM_CONVERT_GGUF_SPLIT, /* OUTPUT with the language model, as llama.cpp loads it, and mmproj-OUTPUT beside it */
-    FVLM_CONVERT_LLAVA       /* a folder in LLaVA's layout */
+    FVLM_CONVERT_LLAVA,      /* a folder in LLaVA's layout */
+    FVLM_CONVERT_FAST_VLM    /* a folder in transformers' fast_vlm layout */
 } fvlm_convert_target;
 
 typedef struct fvlm_convert_options {
@@ -26,9 +27,9 @@ typedef struct fvlm_convert_options {
     const char *output; /* file, or folder */
     fvlm_convert_target target;
     const char *type; /* of weights: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_k"; NULL: as stored */
-    const char
-        *keep;   /* exceptions: "vision=bf16,embed=q8_0"; parts: vision, projector, embed, head, llm. May be NULL */
-    int threads; /* 0: one for each processor the system lets us use */
+    const char *keep; /* exceptions, for GGUF: "vision=bf16,embed=q8_0"; parts: vision, projector, embed, head, llm. May
+                         be NULL */
+    int threads;      /* 0: one for each processor the system lets us use */
     fvlm_progress_fn on_progress; /* may be NULL */
     void *user;
 } fvlm_convert_options;

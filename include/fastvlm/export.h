@@ -37,6 +37,10 @@ typedef struct fvlm_export_options {
  * alone, and must not cut pictures into tiles: the layout has no place for anything else. */
 FVLM_API fvlm_status fvlm_export_hf(const fvlm_export_options *options, fvlm_error *error);
 
+/* LLaVA's layout, with the weights in one model.safetensors. The default type is that of each weight as stored, and
+ * fp16 for quantised ones. A checkpoint that was converted from this layout comes back bit by bit. */
+FVLM_API fvlm_status fvlm_export_llava(const fvlm_export_options *options, fvlm_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,5 +1,5 @@
 /* Conversions: open the model, plan types, write. */
-#include "fastvlm/convert.h"
+#include "fastvlm/export.h"
 
 #include <string.h>
 
@@ -15,10 +15,8 @@ fvlm_status fvlm_conversion_advance(fvlm_conversion *conversion, size_t bytes, f
     return FVLM_OK;
 }
 
-fvlm_status fvlm_convert(const fvlm_convert_options *options, fvlm_convert_report *report, fvlm_error *error)
+static fvlm_status convert_to_file(const fvlm_convert_options *options, fvlm_convert_report *report, fvlm_error *error)
 {
-    if (!options->model || !options->model[0] || !options->output || !options->output[0])
-        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "no model or no output given");
     fvlm_source *source;
     fvlm_plan plan = {0};
     fvlm_pool *pool = NULL;
@@ -30,10 +28,48 @@ fvlm_status fvlm_convert(const fvlm_convert_options *options, fvlm_convert_repor
     fvlm_conversion conversion = {.source = source, .plan = &plan, .pool = pool, .options = options};
     if (!status)
         status = fvlm_convert_to_gguf(&conversion, error);
-    if (!status && report)
+    if (!status)
         *report = (fvlm_convert_report){plan.bytes_before, plan.bytes_after, plan.count, plan.replaced};
     fvlm_pool_destroy(&pool);
     fvlm_plan_clear(&plan);
     fvlm_source_close(&source);
     return status;
+}
+
+static fvlm_status convert_to_folder(const fvlm_convert_options *options, fvlm_convert_report *report,
+                                     fvlm_error *error)
+{
+    static const char *const names[] = {
+        [FVLM_EXPORT_FP32] = "f32", [FVLM_EXPORT_FP16] = "f16", [FVLM_EXPORT_BF16] = "bf16"};
+    fvlm_export_options folder = {.model = options->model,
+                                  .output = options->output,
+                                  .threads = options->threads,
+                                  .on_progress = options->on_progress,
+                                  .user = options->user};
+    for (int i = FVLM_EXPORT_FP32; options->type && i <= FVLM_EXPORT_BF16; i++)
+        if (strcmp(options->type, names[i]) == 0)
+            folder.type = (fvlm_export_type)i;
+    if (options->keep || (options->type && folder.type == FVLM_EXPORT_DEFAULT))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "a folder's weights are all f32, f16, bf16 or as stored");
+    fvlm_status status =
+        options->target == FVLM_CONVERT_LLAVA ? fvlm_export_llava(&folder, error) : fvlm_export_hf(&folder, error);
+    fvlm_inspection *before = NULL, *after = NULL;
+    if (!status)
+        status = fvlm_inspect(options->model, &before, error);
+    if (!status)
+        status = fvlm_inspect(options->output, &after, error);
+    if (!status)
+        *report = (fvlm_convert_report){before->bytes, after->bytes, after->tensor_count, 0};
+    fvlm_inspection_free(&before);
+    fvlm_inspection_free(&after);
+    return status;
+}
+
+fvlm_status fvlm_convert(const fvlm_convert_options *options, fvlm_convert_report *report, fvlm_error *error)
+{
+    fvlm_convert_report unwanted;
+    if (!options->model || !options->model[0] || !options->output || !options->output[0])
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "no model or no output given");
+    bool folder = options->target == FVLM_CONVERT_LLAVA || options->target == FVLM_CONVERT_FAST_VLM;
+    return (folder ? convert_to_folder : convert_to_file)(options, report ? report : &unwanted, error);
 }

@@ -87,24 +87,6 @@ static bool rename_tensor(const char *from, char *to, size_t to_size)
     return true;
 }
 
-/* A convolution that batch norm was folded into, as a Core ML package has it: its bias becomes that of a batch norm
- * which changes nothing else, since the layout has no other place for it. */
-static void add_unfolded(fvlm_export_list *list, const fvlm_tensor *bias, const char *name, fvlm_export_type type)
-{
-    static const struct {
-        const char *part;
-        double fill;
-    } parts[] = {{"weight", 1}, {"running_mean", 0}, {"running_var", 1 - 1e-5}}; /* with the epsilon: 1 */
-    char norm[FVLM_MAX_NAME];
-    int stem = (int)(strlen(name) - strlen("conv.bias"));
-    snprintf(norm, sizeof norm, "%.*sbn.bias", stem, name);
-    fvlm_export_add(list, bias, norm, type);
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-        snprintf(norm, sizeof norm, "%.*sbn.%s", stem, name, parts[i].part);
-        fvlm_export_add_constant(list, norm, FVLM_F32, 1, bias->shape, parts[i].fill);
-    }
-}
-
 static void add_tensors(fvlm_export_list *list, fvlm_export_type type)
 {
     const fvlm_tensor_table *table = list->source->table;
@@ -117,7 +99,7 @@ static void add_tensors(fvlm_export_list *list, fvlm_export_type type)
             continue;
         bool folded = fvlm_export_ends_in(name, "mlp.conv.conv.bias");
         if (folded)
-            add_unfolded(list, tensor, name, type);
+            fvlm_export_add_unfolded(list, tensor, name, type);
         else
             fvlm_export_add(list, tensor, name, type);
         /* Every batch norm has a counter, which counts in training only. */

@@ -147,6 +147,22 @@ void fvlm_export_add_constant(fvlm_export_list *list, const char *name, fvlm_dty
     append(list, tensor, name, "");
 }
 
+void fvlm_export_add_unfolded(fvlm_export_list *list, const fvlm_tensor *bias, const char *name, fvlm_export_type type)
+{
+    static const struct {
+        const char *part;
+        double fill;
+    } parts[] = {{"weight", 1}, {"running_mean", 0}, {"running_var", 1 - 1e-5}}; /* with the epsilon: 1 */
+    char norm[FVLM_MAX_NAME];
+    int stem = (int)(strlen(name) - strlen("conv.bias"));
+    snprintf(norm, sizeof norm, "%.*sbn.bias", stem, name);
+    fvlm_export_add(list, bias, norm, type);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        snprintf(norm, sizeof norm, "%.*sbn.%s", stem, name, parts[i].part);
+        fvlm_export_add_constant(list, norm, FVLM_F32, 1, bias->shape, parts[i].fill);
+    }
+}
+
 const char *fvlm_export_dtype(const fvlm_export_source *source, fvlm_export_type type)
 {
     const fvlm_tensor *norm = fvlm_tensor_table_find(source->table, "model.norm.weight");

@@ -48,6 +48,10 @@ void fvlm_export_add_constant(fvlm_export_list *list, const char *name, fvlm_dty
 /* PyTorch's name of the type that the language model has in an export of `type`: "bfloat16"; static. */
 const char *fvlm_export_dtype(const fvlm_export_source *source, fvlm_export_type type);
 
+/* The bias of a convolution that batch norm was folded into, as a Core ML package has it: it becomes that of a batch
+ * norm which changes nothing else, since checkpoints have no other place for it. `name`: "...conv.bias". */
+void fvlm_export_add_unfolded(fvlm_export_list *list, const fvlm_tensor *bias, const char *name, fvlm_export_type type);
+
 /* Write the list to `path` with `format` as metadata. */
 fvlm_status fvlm_export_list_write(const fvlm_export_list *list, const char *path, const char *format,
                                    const fvlm_export_options *options, fvlm_error *error);

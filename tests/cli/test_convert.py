@@ -195,3 +195,43 @@ def test_a_strange_gguf_is_refused(fastvlm, tmp_path):
     fastvlm("convert", "--model", file, "--output", tmp_path / "b.gguf").failed(1, "strange.gguf")
     file.write_bytes(b"something else")
     fastvlm("convert", "--model", file, "--output", tmp_path / "b.gguf").failed(1, "not a GGUF file")
+
+
+def shards(folder):
+    return {name: array for shard in sorted(folder.glob("*.safetensors"))
+            for name, array in read_safetensors(shard).items()}
+
+
+@pytest.mark.parametrize("layout, to", [("llava", "llava"), ("hf", "fast_vlm")])
+def test_back_again_bit_by_bit(fastvlm, tmp_path, layout, to):
+    file, folder = tmp_path / "m.gguf", tmp_path / "back"
+    assert fastvlm("convert", "--model", GOLDEN / layout, "--output", file).code == 0
+    report = fastvlm("convert", "--model", file, "--output", folder, "--to", to, "--json").json
+    before, after = shards(GOLDEN / layout), shards(folder)
+    assert before.keys() == after.keys() and report["tensors"] == len(after)
+    assert {name for name in before if before[name].tobytes() != after[name].tobytes() or
+            before[name].shape != after[name].shape} == set()
+    if to == "llava":
+        for name in ("config.json", "generation_config.json", "vocab.json", "merges.txt", "tokenizer_config.json"):
+            assert (folder / name).read_bytes() == (GOLDEN / layout / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("options", [("--type", "f32"), ("--split",), ("--split", "--type", "f32")])
+def test_back_again_in_f32(fastvlm, model, tmp_path, options):
+    assert fastvlm("convert", "--model", model, "--output", tmp_path / "m.gguf", *options).code == 0
+    for source, out in ((model, "a"), (tmp_path / "m.gguf", "b")):
+        assert fastvlm("convert", "--model", source, "--output", tmp_path / out, "--to", "llava", "--type", "f32").code == 0
+    a, b = shards(tmp_path / "a"), shards(tmp_path / "b")
+    assert a.keys() == b.keys()
+    assert {name for name in a if a[name].dtype != b[name].dtype or a[name].tobytes() != b[name].tobytes()} == set()
+
+
+def test_from_transformers_to_llava(fastvlm, picture, tmp_path):
+    folder = tmp_path / "llava"
+    assert fastvlm("convert", "--model", GOLDEN / "hf", "--output", folder, "--to", "llava").code == 0
+    before = trace(fastvlm, GOLDEN / "hf", picture, tmp_path / "a.safetensors")
+    assert trace(fastvlm, folder, picture, tmp_path / "b.safetensors") == before
+
+
+def test_folders_take_float_types_only(fastvlm, model, tmp_path):
+    fastvlm("convert", "--model", model, "--output", tmp_path / "x", "--to", "llava", "--type", "q8_0").failed(2, "f32")

@@ -1,0 +1,63 @@
+/* A folder in LLaVA's layout. Tensors already have its names and shapes; a checkpoint that was in this layout gets its
+ * small files back as they were. */
+#include <stdlib.h>
+
+#include "base/file.h"
+#include "export/export_config.h"
+#include "export/export_tensors.h"
+
+/* What a LLaVA checkpoint holds besides weights and config.json. */
+static const char *const small_files[] = {
+    "generation_config.json", "tokenizer.json",          "tokenizer_config.json", "vocab.json", "merges.txt",
+    "added_tokens.json",      "special_tokens_map.json", "chat_template.jinja"};
+
+static void add_tensors(fvlm_export_list *list, fvlm_export_type type)
+{
+    const fvlm_tensor_table *table = list->source->table;
+    for (size_t i = 0; i < fvlm_tensor_table_count(table); i++) {
+        const fvlm_tensor *tensor = fvlm_tensor_table_at(table, i);
+        if (fvlm_export_ends_in(tensor->name, ".scales") || fvlm_export_ends_in(tensor->name, ".biases"))
+            continue;
+        if (fvlm_export_ends_in(tensor->name, "convffn.conv.conv.bias"))
+            fvlm_export_add_unfolded(list, tensor, tensor->name, type);
+        else
+            fvlm_export_add(list, tensor, tensor->name, type);
+    }
+}
+
+static fvlm_status put_config(const fvlm_export_source *source, const fvlm_export_folder *folder, fvlm_export_type type,
+                              fvlm_error *error)
+{
+    if (type == FVLM_EXPORT_DEFAULT && !source->config->fast_vlm && !source->config->quantized_bits)
+        return fvlm_export_put_copy(folder, &source->model->files, "config.json", error);
+    json_t *config = fvlm_export_llava_config(source, fvlm_export_dtype(source, type));
+    return fvlm_export_put_json(folder, "config.json", config, error);
+}
+
+fvlm_status fvlm_export_llava(const fvlm_export_options *options, fvlm_error *error)
+{
+    fvlm_export_source source;
+    fvlm_export_folder folder = {0};
+    fvlm_export_list list = {0};
+    char *weights = NULL;
+    fvlm_status status = fvlm_export_source_open(options->model, options->threads, &source, error);
+    if (!status)
+        status = fvlm_export_folder_open(options->output, "config.json", options->model, &folder, error);
+    if (!status) {
+        fvlm_export_list_open(&source, error, &list);
+        add_tensors(&list, options->type);
+        weights = fvlm_path_join(folder.aside, "model.safetensors");
+        status = weights ? fvlm_export_list_write(&list, weights, "pt", options, error) : fvlm_fail_memory(error);
+    }
+    if (!status)
+        status = put_config(&source, &folder, options->type, error);
+    for (size_t i = 0; i < sizeof small_files / sizeof *small_files && !status; i++)
+        status = fvlm_export_put_copy(&folder, &source.model->files, small_files[i], error);
+    if (!status)
+        status = fvlm_export_folder_commit(&folder, error);
+    free(weights);
+    fvlm_export_list_close(&list);
+    fvlm_export_folder_close(&folder);
+    fvlm_export_source_close(&source);
+    return status;
+}
