@@ -74,7 +74,7 @@ static fvlm_status check_weights(const fvlm_export_source *source, fvlm_error *e
     fvlm_vision *vision = fvlm_vision_load(&loader, &config->vision, FVLM_PRECISION_FP32);
     if (vision)
         fvlm_projector_load(&loader, config, fvlm_vision_width(vision), config->decoder.hidden);
-    fvlm_decoder_load(&loader, &config->decoder, 1);
+    fvlm_decoder_load(&loader, &config->decoder, 1, FVLM_F32);
     fvlm_arena_destroy(&arena);
     return loader.status;
 }

@@ -13,9 +13,8 @@
 #include "base/cpu.h"
 #include "base/memory.h"
 #include "kernels/gemm_block.h"
+#include "kernels/int8.h"
 
-/* Up to so many rows of x the time goes into reading W, and unpacking it would cost more than it saves. */
-#define GEMV_ROWS 8
 /* Long enough that loading and storing sums between blocks of k is lost in the noise (2 of 1024 operations), short
  * enough that a panel of the widest instruction set, 128 KB, fits any level 2 cache. A multiple of any MLX group. */
 #define K_BLOCK 1024
@@ -187,13 +186,11 @@ static void gemv_task(void *argument, size_t index, int thread)
     gemv->kernels->gemv(&gemv->call, row, least(gemv->rows, gemv->call.w->rows - row));
 }
 
-void fvlm_linear(fvlm_pool *pool, const fvlm_matrix *w, const float *x, size_t m, size_t x_stride, float *y,
-                 size_t y_stride, const fvlm_epilogue *epilogue)
+static void linear_float(fvlm_pool *pool, const fvlm_matrix *w, const float *x, size_t m, size_t x_stride, float *y,
+                         size_t y_stride, const fvlm_epilogue *epilogue)
 {
     const fvlm_gemm_kernels *kernels = fvlm_gemm_kernels_select();
-    if (m == 0 || w->rows == 0)
-        return;
-    if (m <= GEMV_ROWS) {
+    if (m <= FVLM_GEMV_ROWS) {
         struct gemv gemv = {kernels, {w, x, m, x_stride, y, y_stride, epilogue}, 0};
         size_t row_bytes = fvlm_matrix_bytes(w) / w->rows + 1;
         /* Whole cache lines of y for a thread. */
@@ -212,4 +209,31 @@ void fvlm_linear(fvlm_pool *pool, const fvlm_matrix *w, const float *x, size_t m
                         .epilogue = epilogue};
     size_t tasks = plan_tasks(&gemm);
     fvlm_pool_run(pool, tasks, gemm_task, &gemm);
+}
+
+void fvlm_linear_parts(fvlm_pool *pool, const fvlm_linear_part *parts, size_t count, const float *x, size_t m,
+                       size_t x_stride)
+{
+    bool integers = true;
+    for (size_t i = 0; i < count; i++)
+        integers = integers && parts[i].w->inputs == FVLM_I8 && fvlm_int8_fits(parts[i].w, m);
+    if (m == 0 || count == 0)
+        return;
+    if (integers) {
+        fvlm_int8_linear(pool, parts, count, x, m, x_stride);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        fvlm_linear(pool, parts[i].w, x, m, x_stride, parts[i].y, parts[i].y_stride, parts[i].epilogue);
+}
+
+void fvlm_linear(fvlm_pool *pool, const fvlm_matrix *w, const float *x, size_t m, size_t x_stride, float *y,
+                 size_t y_stride, const fvlm_epilogue *epilogue)
+{
+    if (m == 0 || w->rows == 0)
+        return;
+    if (w->inputs == FVLM_I8 && fvlm_int8_fits(w, m))
+        fvlm_int8_linear(pool, &(fvlm_linear_part){w, y, y_stride, epilogue}, 1, x, m, x_stride);
+    else
+        linear_float(pool, w, x, m, x_stride, y, y_stride, epilogue);
 }

@@ -2,6 +2,9 @@
  *
  * Many rows of x: blocked GEMM, panels of W unpacked once a block. Few rows (decoding): GEMV over W's rows, bound by
  * reading W. Sums over k run in a fixed order whatever the thread count.
+ *
+ * Arithmetic is float32's, unless a matrix says that its layer's inputs may be rounded: to bf16, which then also holds
+ * for W where there are many rows of x; or to 8-bit integers (int8.h).
  */
 #ifndef FVLM_KERNELS_GEMM_H
 #define FVLM_KERNELS_GEMM_H
@@ -36,5 +39,20 @@ void fvlm_linear_backward_w(fvlm_pool *pool, const float *dy, size_t m, size_t r
 /* sums[c] += the sum over the rows of a[m, c] * b[m, c]; b NULL: 1. What a bias, and a factor for each channel, get. */
 void fvlm_column_sums(fvlm_pool *pool, const float *a, size_t a_stride, const float *b, size_t b_stride, size_t m,
                       size_t c, float *sums);
+
+/* One of several layers over the same x. */
+typedef struct fvlm_linear_part {
+    const fvlm_matrix *w;
+    float *y; /* [m, w->rows] */
+    size_t y_stride;
+    const fvlm_epilogue *epilogue; /* NULL: none */
+} fvlm_linear_part;
+
+/* What fvlm_linear does for each part, whose cols are equal; x is read and rounded once where that is possible. */
+void fvlm_linear_parts(fvlm_pool *pool, const fvlm_linear_part *parts, size_t count, const float *x, size_t m,
+                       size_t x_stride);
+
+/* Up to so many rows of x the time goes into reading W, and unpacking it would cost more than it saves. */
+#define FVLM_GEMV_ROWS 8
 
 #endif

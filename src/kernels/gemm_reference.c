@@ -25,7 +25,7 @@ static float element(fvlm_dtype type, const void *data, size_t index)
 static void unpack_row(const fvlm_matrix *w, size_t row, size_t col, size_t cols, float *y)
 {
     if (fvlm_dtype_bytes(w->type) == 0)
-        fvlm_grouped_values(w, row, col, cols, y);
+        fvlm_matrix_values(w, row, col, cols, y);
     else
         for (size_t i = 0; i < cols; i++)
             y[i] = element(w->type, w->data, row * w->cols + col + i);

@@ -67,15 +67,20 @@ float fvlm_grouped_value(fvlm_dtype scale_type, unsigned q, float scale, float b
     return rounded_to(scale_type, rounded_to(scale_type, scale * (float)q) + bias);
 }
 
+size_t fvlm_matrix_row_bytes(const fvlm_matrix *matrix)
+{
+    size_t bytes, block = fvlm_dtype_block(matrix->type, &bytes);
+    if (block)
+        return matrix->cols / block * bytes;
+    if (matrix->type == FVLM_MLX4)
+        return matrix->cols / 2;
+    return matrix->cols * (matrix->type == FVLM_MLX8 ? 1 : fvlm_dtype_bytes(matrix->type));
+}
+
 size_t fvlm_matrix_bytes(const fvlm_matrix *matrix)
 {
-    size_t count = matrix->rows * matrix->cols, bytes, block = fvlm_dtype_block(matrix->type, &bytes);
-    if (block)
-        return count / block * bytes;
-    if (matrix->type != FVLM_MLX4 && matrix->type != FVLM_MLX8)
-        return count * fvlm_dtype_bytes(matrix->type);
-    size_t bits = matrix->type == FVLM_MLX4 ? 4 : 8;
-    return count * bits / 8 + 2 * (count / matrix->group) * fvlm_dtype_bytes(matrix->scale_type);
+    size_t groups = matrix->group ? matrix->cols / matrix->group : 0;
+    return matrix->rows * (fvlm_matrix_row_bytes(matrix) + 2 * groups * fvlm_dtype_bytes(matrix->scale_type));
 }
 
 void fvlm_to_float(fvlm_dtype type, const void *x, size_t count, float *y)
@@ -129,8 +134,13 @@ static void block_values(fvlm_dtype type, const uint8_t *block, size_t part, flo
     }
 }
 
-void fvlm_grouped_values(const fvlm_matrix *matrix, size_t row, size_t col, size_t count, float *y)
+void fvlm_matrix_values(const fvlm_matrix *matrix, size_t row, size_t col, size_t count, float *y)
 {
+    size_t element = fvlm_dtype_bytes(matrix->type);
+    if (element) {
+        fvlm_to_float(matrix->type, (const char *)matrix->data + (row * matrix->cols + col) * element, count, y);
+        return;
+    }
     size_t first = row * matrix->cols + col, bytes, block = fvlm_dtype_block(matrix->type, &bytes);
     const uint8_t *data = matrix->data;
     if (block) {
@@ -154,9 +164,5 @@ void fvlm_grouped_values(const fvlm_matrix *matrix, size_t row, size_t col, size
 
 void fvlm_matrix_row(const fvlm_matrix *matrix, size_t row, float *y)
 {
-    size_t cols = matrix->cols, bytes = fvlm_dtype_bytes(matrix->type);
-    if (bytes)
-        fvlm_to_float(matrix->type, (const char *)matrix->data + row * cols * bytes, cols, y);
-    else
-        fvlm_grouped_values(matrix, row, 0, cols, y);
+    fvlm_matrix_values(matrix, row, 0, matrix->cols, y);
 }

@@ -57,16 +57,19 @@ typedef struct fvlm_matrix {
     const void *scales, *biases;
     fvlm_dtype scale_type; /* F16, BF16 or F32 */
     size_t group;
+    fvlm_dtype inputs; /* F32, BF16 or I8: what a linear layer may round its inputs to, see gemm.h */
 } fvlm_matrix;
 
+/* Bytes of `data` that a row takes. */
+size_t fvlm_matrix_row_bytes(const fvlm_matrix *matrix);
 /* Bytes that the matrix's data, scales and biases take. */
 size_t fvlm_matrix_bytes(const fvlm_matrix *matrix);
 
 /* y[cols] = row `row` as float32 (embedding lookup). */
 void fvlm_matrix_row(const fvlm_matrix *matrix, size_t row, float *y);
 
-/* y[count] = elements col .. col + count of a row of a grouped matrix; col and count are multiples of 32. */
-void fvlm_grouped_values(const fvlm_matrix *matrix, size_t row, size_t col, size_t count, float *y);
+/* y[count] = elements col .. col + count of a row; of a grouped matrix multiples of 32. */
+void fvlm_matrix_values(const fvlm_matrix *matrix, size_t row, size_t col, size_t count, float *y);
 
 /* y[count] = x[count] of `type` (F32, F16, BF16, F64) as float32. */
 void fvlm_to_float(fvlm_dtype type, const void *x, size_t count, float *y);

@@ -54,7 +54,21 @@ static void load_layer(fvlm_loader *loader, const fvlm_decoder_config *config, s
 #undef NAME
 }
 
-fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *config, size_t context)
+/* Let all of the decoder's layers round their inputs to `type`. */
+static void set_inputs(fvlm_decoder *decoder, fvlm_dtype type)
+{
+    decoder->head.inputs = type;
+    for (size_t i = 0; i < decoder->config.layers; i++) {
+        struct layer *layer = &decoder->layers[i];
+        fvlm_matrix *const matrices[] = {&layer->q,    &layer->k,  &layer->v,   &layer->o,
+                                         &layer->gate, &layer->up, &layer->down};
+        for (size_t j = 0; j < sizeof matrices / sizeof matrices[0]; j++)
+            matrices[j]->inputs = type;
+    }
+}
+
+fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *config, size_t context,
+                                fvlm_dtype inputs)
 {
     if (loader->status)
         return NULL;
@@ -74,6 +88,7 @@ fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *
     decoder->norm = fvlm_load_vector(loader, config->hidden, "model.norm.weight");
     for (size_t i = 0; i < config->layers && !loader->status; i++)
         load_layer(loader, config, i, &layers[i]);
+    set_inputs(decoder, inputs);
     fvlm_rope_table(context, config->head_dim, config->rope_base, rope);
     return loader->status ? NULL : decoder;
 }
@@ -140,9 +155,12 @@ static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_
     float *new_keys = keys + rows->first_slot * cache->width, *new_values = values + rows->first_slot * cache->width;
 
     fvlm_rms_norm(pool, x, count, config->hidden, layer->attention_norm, config->norm_eps, normed);
-    linear(pool, &layer->q, normed, count, q, layer->q_bias, NULL);
-    linear(pool, &layer->k, normed, count, new_keys, layer->k_bias, NULL);
-    linear(pool, &layer->v, normed, count, new_values, layer->v_bias, NULL);
+    const fvlm_epilogue biases[] = {{.bias = layer->q_bias}, {.bias = layer->k_bias}, {.bias = layer->v_bias}};
+    fvlm_linear_parts(pool,
+                      (const fvlm_linear_part[]){{&layer->q, q, width, &biases[0]},
+                                                 {&layer->k, new_keys, cache->width, &biases[1]},
+                                                 {&layer->v, new_values, cache->width, &biases[2]}},
+                      3, normed, count, config->hidden);
     fvlm_rope(q, count, width, config->heads, config->head_dim, rows->positions, decoder->rope);
     fvlm_rope(new_keys, count, cache->width, config->kv_heads, config->head_dim, rows->positions, decoder->rope);
 
@@ -188,8 +206,9 @@ static void run_ffn(const fvlm_decoder *decoder, fvlm_pool *pool, const struct l
     const fvlm_decoder_config *config = &decoder->config;
     float *normed = workspace, *gate = normed + count * config->hidden, *up = gate + count * config->ffn;
     fvlm_rms_norm(pool, x, count, config->hidden, layer->ffn_norm, config->norm_eps, normed);
-    linear(pool, &layer->gate, normed, count, gate, NULL, NULL);
-    linear(pool, &layer->up, normed, count, up, NULL, NULL);
+    fvlm_linear_parts(
+        pool, (const fvlm_linear_part[]){{&layer->gate, gate, config->ffn, NULL}, {&layer->up, up, config->ffn, NULL}},
+        2, normed, count, config->hidden);
     struct swiglu_job job = {gate, up, config->ffn};
     fvlm_pool_run(pool, count, swiglu_row, &job);
     linear(pool, &layer->down, gate, count, x, NULL, x);

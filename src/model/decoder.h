@@ -12,8 +12,10 @@
 
 typedef struct fvlm_decoder fvlm_decoder; /* lives in the loader's arena, immutable after load */
 
-/* `context`: positions that rotary angles are tabulated for. NULL and loader->status on failure. */
-fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *config, size_t context);
+/* `context`: positions that rotary angles are tabulated for. `inputs`: what linear layers may round their inputs to, as
+ * fvlm_matrix.inputs. NULL and loader->status on failure. */
+fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *config, size_t context,
+                                fvlm_dtype inputs);
 
 /* Keys and values of every layer: slot s of a layer is one position's. */
 typedef struct fvlm_kv_cache {

@@ -55,7 +55,9 @@ static fvlm_status load_model(fvlm_engine *engine, fvlm_error *error)
         engine->projector =
             fvlm_projector_load(&loader, config, fvlm_vision_width(engine->vision), config->decoder.hidden);
     engine->vision_parameters = loader.parameters;
-    engine->decoder = fvlm_decoder_load(&loader, &config->decoder, engine->context);
+    static const fvlm_dtype inputs[] = {
+        [FVLM_PRECISION_FP32] = FVLM_F32, [FVLM_PRECISION_BF16] = FVLM_BF16, [FVLM_PRECISION_INT8] = FVLM_I8};
+    engine->decoder = fvlm_decoder_load(&loader, &config->decoder, engine->context, inputs[engine->precision]);
     if (config->image_mode == FVLM_IMAGE_ANYRES && config->merge == FVLM_MERGE_SPATIAL_UNPAD)
         engine->newline = fvlm_load_vector(&loader, config->decoder.hidden, "model.image_newline");
     engine->language_parameters = loader.parameters - engine->vision_parameters;

@@ -4,6 +4,10 @@
  * Where the instruction set has no instruction for it, a dot product of bf16 is two fused multiply-adds, and one of
  * integers goes through 16-bit sums of two products, which holds them only if activations keep to 7 bits:
  * DOT_LEVELS is the largest integer that an activation may become.
+ *
+ * Where activations are signed and weights rounded to integers, these become DOT_ZERO + integer, with integers up to
+ * DOT_WEIGHTS, as the product needs it. 8-bit weights q that are used as they are meet vd_dot_q8, which multiplies
+ * q - DOT_Q8_ZERO.
  */
 #ifndef FVLM_KERNELS_VECTOR_DOT_H
 #define FVLM_KERNELS_VECTOR_DOT_H
@@ -65,6 +69,38 @@ FVLM_INLINE void vf_store_u8(uint8_t *p, vf a)
 FVLM_INLINE void vf_store_i8(int8_t *p, vf a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a))); }
 FVLM_INLINE float vf_least(vf a) { return _mm512_reduce_min_ps(a); }
 
+enum { DOT_ZERO = 128, DOT_WEIGHTS = 127, DOT_Q8_ZERO = 0 };
+FVLM_INLINE vd vd_set(int32_t x) { return _mm512_set1_epi32(x); }
+FVLM_INLINE vd vd_low(vd a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); } /* low halves of bytes */
+FVLM_INLINE vd vd_high(vd a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+FVLM_INLINE vd vd_flip(vd a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); } /* q - 128 to q, and back */
+FVLM_INLINE vd vd_dot_panel(vd sum, vd weights, vd x) { return vd_dot_u8s8(sum, weights, x); }
+FVLM_INLINE vd vd_dot_u4(vd sum, vd q, vd x) { return vd_dot_u8s8(sum, q, x); }
+FVLM_INLINE vd vd_dot_q8(vd sum, vd q, vd x) { return vd_dot_u8s8(sum, q, x); }
+/* 16 or 32 bytes each from p, p + stride and so on. */
+FVLM_INLINE vd vd_load_16(const uint8_t *p, size_t stride)
+{
+    __m512i a = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)p));
+    a = _mm512_inserti32x4(a, _mm_loadu_si128((const __m128i *)(p + stride)), 1);
+    a = _mm512_inserti32x4(a, _mm_loadu_si128((const __m128i *)(p + 2 * stride)), 2);
+    return _mm512_inserti32x4(a, _mm_loadu_si128((const __m128i *)(p + 3 * stride)), 3);
+}
+FVLM_INLINE vd vd_load_32(const uint8_t *p, size_t stride)
+{
+    __m512i a = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_inserti64x4(a, _mm256_loadu_si256((const __m256i *)(p + stride)), 1);
+}
+/* Lane i of vf_spread(p, vf_lanes(each, step)) is p[i / each * step]; VF_LANES of p may be read. */
+typedef __m512i vf_index;
+FVLM_INLINE vf_index vf_lanes(size_t each, size_t step)
+{
+    int32_t lanes[16];
+    for (size_t i = 0; i < 16; i++)
+        lanes[i] = (int32_t)(i / each * step);
+    return _mm512_loadu_si512(lanes);
+}
+FVLM_INLINE vf vf_spread(const float *p, vf_index index) { return _mm512_permutexvar_ps(index, vf_load(p)); }
+
 #elif defined(__AVX2__)
 
 enum { DOT_ROWS = 3 }; /* 12 sums */
@@ -118,6 +154,39 @@ FVLM_INLINE void vf_store_i8(int8_t *p, vf a)
     _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(halves, halves));
 }
 FVLM_INLINE float vf_least(vf a) { return -vf_largest(vf_sub(vf_zero(), a)); }
+
+enum { DOT_ZERO = 64, DOT_WEIGHTS = 63, DOT_Q8_ZERO = 128 };
+FVLM_INLINE vd vd_set(int32_t x) { return _mm256_set1_epi32(x); }
+FVLM_INLINE vd vd_low(vd a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+FVLM_INLINE vd vd_high(vd a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
+FVLM_INLINE vd vd_flip(vd a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
+FVLM_INLINE vd vd_dot_panel(vd sum, vd weights, vd x) { return vd_dot_u8s8(sum, weights, x); }
+FVLM_INLINE vd vd_dot_u4(vd sum, vd q, vd x) { return vd_dot_u8s8(sum, q, x); }
+/* Sums of two products of up to 128 x 127 fit 16 bits: |q - 128| times x with its sign. */
+FVLM_INLINE vd vd_dot_q8(vd sum, vd q, vd x)
+{
+    __m256i w = vd_flip(q);
+    return vd_dot_u8s8(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+FVLM_INLINE vd vd_load_16(const uint8_t *p, size_t stride)
+{
+    __m256i a = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_inserti128_si256(a, _mm_loadu_si128((const __m128i *)(p + stride)), 1);
+}
+FVLM_INLINE vd vd_load_32(const uint8_t *p, size_t stride)
+{
+    (void)stride;
+    return vd_load(p);
+}
+typedef __m256i vf_index;
+FVLM_INLINE vf_index vf_lanes(size_t each, size_t step)
+{
+    int32_t lanes[8];
+    for (size_t i = 0; i < 8; i++)
+        lanes[i] = (int32_t)(i / each * step);
+    return _mm256_loadu_si256((const __m256i *)lanes);
+}
+FVLM_INLINE vf vf_spread(const float *p, vf_index index) { return _mm256_permutevar8x32_ps(vf_load(p), index); }
 
 #endif
 /* clang-format on */

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 
 #include "kernels/gemm_block.h"
-#include "kernels/vector/vector_math.h"
+#include "kernels/vector/finish.h"
 
 /* A tile's sums take 2 registers a row; 2 hold a row of the panel and at least 1 an element of x. */
 #if VF_REGISTERS == 32
@@ -138,7 +138,7 @@ static void unpack_half_blocks(const fvlm_matrix *w, size_t row, size_t rows, si
     float values[VF_LANES][32];
     for (size_t done = 0; done < cols; done += 32) {
         for (size_t i = 0; i < VF_LANES; i++)
-            fvlm_grouped_values(w, row + (i < rows ? i : rows - 1), col + done, 32, values[i]);
+            fvlm_matrix_values(w, row + (i < rows ? i : rows - 1), col + done, 32, values[i]);
         for (size_t k = 0; k < 32; k += VF_LANES) {
             vf square[VF_LANES];
             FVLM_UNROLL
@@ -253,46 +253,6 @@ static const multiply_fn multiply_rows[TILE] = {
 #endif
 };
 
-FVLM_INLINE void finish_activation(fvlm_activation activation, const fvlm_epilogue *epilogue, const float *sums,
-                                   size_t sums_stride, size_t row, size_t rows, size_t column, size_t columns, float *y,
-                                   size_t y_stride)
-{
-    for (size_t c = 0; c < columns; c += VF_LANES) {
-        size_t n = columns - c < VF_LANES ? columns - c : VF_LANES, at = column + c;
-        vf bias = epilogue->bias ? vf_load_n(epilogue->bias + at, n) : vf_zero();
-        vf scale = epilogue->scale ? vf_load_n(epilogue->scale + at, n) : vf_set(1.0f);
-        for (size_t r = 0; r < rows; r++) {
-            vf v = vf_activate(activation, vf_add(vf_load(sums + r * sums_stride + c), bias));
-            if (epilogue->residual)
-                v = vf_fma(v, scale, vf_load_n(epilogue->residual + (row + r) * epilogue->residual_stride + at, n));
-            else
-                v = vf_mul(v, scale);
-            vf_store_n(y + r * y_stride + at, v, n);
-        }
-    }
-}
-
-static const fvlm_epilogue no_epilogue;
-
-/* y[row .. row + rows, column .. column + columns] from sums[rows, columns], which may be read to the end of a
- * register. y points to row `row`. */
-static void finish(const fvlm_epilogue *epilogue, const float *sums, size_t sums_stride, size_t row, size_t rows,
-                   size_t column, size_t columns, float *y, size_t y_stride)
-{
-    if (!epilogue)
-        epilogue = &no_epilogue;
-    switch (epilogue->activation) {
-    case FVLM_ACTIVATION_GELU:
-        finish_activation(FVLM_ACTIVATION_GELU, epilogue, sums, sums_stride, row, rows, column, columns, y, y_stride);
-        break;
-    case FVLM_ACTIVATION_NONE:
-        finish_activation(FVLM_ACTIVATION_NONE, epilogue, sums, sums_stride, row, rows, column, columns, y, y_stride);
-        break;
-    default:
-        finish_activation(epilogue->activation, epilogue, sums, sums_stride, row, rows, column, columns, y, y_stride);
-    }
-}
-
 /* Tiles outside, panels inside: a tile of x comes from memory once and serves all panels, which wait in the level 2
  * cache. */
 static void block(const fvlm_gemm_block *call)
@@ -393,7 +353,7 @@ FVLM_INLINE void dot_blocks(int m, const fvlm_gemv *call, size_t row, size_t x_r
     float values[32];
     vf acc[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
     for (size_t k = 0; k < w->cols; k += 32) {
-        fvlm_grouped_values(w, row, k, 32, values);
+        fvlm_matrix_values(w, row, k, 32, values);
         for (size_t j = 0; j < 32; j += VF_LANES)
             FVLM_UNROLL
         for (int i = 0; i < m; i++)

@@ -8,9 +8,10 @@
 
 #include "kernels/packed_block.h"
 #include "kernels/vector/dot.h"
+#include "kernels/vector/interleave.h"
 #include "kernels/vector/vector_math.h"
 
-enum { PANEL = FVLM_PACKED_PANEL, VECTORS = PANEL / VF_LANES, UNIT_BYTES = 4 };
+enum { PANEL = INTERLEAVED, VECTORS = PANEL / VF_LANES, UNIT_BYTES = 4 };
 
 struct tile {
     size_t row, rows; /* of the block; at most DOT_ROWS */
@@ -388,23 +389,6 @@ static void round_weights(fvlm_packed_type type, const float *w, size_t cols, ui
             sum += integers[k];
         *sums = *scale * (float)sum;
     }
-}
-
-/* Units are moved as floats that nothing computes with. */
-static void interleave(const uint8_t *rows, size_t stride, size_t units, void *panel)
-{
-    for (size_t k = 0; k < units; k += VF_LANES)
-        for (int v = 0; v < VECTORS; v++) {
-            vf square[VF_LANES];
-            FVLM_UNROLL
-            for (size_t i = 0; i < VF_LANES; i++)
-                square[i] = vf_load((const float *)(const void *)(rows + ((size_t)v * VF_LANES + i) * stride) + k);
-            vf_transpose(square);
-            FVLM_UNROLL
-            for (size_t i = 0; i < VF_LANES; i++)
-                if (k + i < units)
-                    vf_store((float *)panel + (k + i) * PANEL + v * VF_LANES, square[i]);
-        }
 }
 
 const fvlm_packed_kernels FVLM_FOR_ISA(fvlm_packed_kernels) = {

@@ -55,6 +55,7 @@ FVLM_INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n) { return _mm512_maskz_loadu_ps(vf_mask(n), p); }
 FVLM_INLINE void vf_store_n(float *p, vf a, size_t n) { _mm512_mask_storeu_ps(p, vf_mask(n), a); }
 FVLM_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
+FVLM_INLINE vf vf_set_f16(uint16_t x) { return _mm512_cvtph_ps(_mm256_set1_epi16((short)x)); }
 FVLM_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 FVLM_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 FVLM_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
@@ -177,6 +178,7 @@ FVLM_INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n) { return _mm256_maskload_ps(p, vf_mask(n)); }
 FVLM_INLINE void vf_store_n(float *p, vf a, size_t n) { _mm256_maskstore_ps(p, vf_mask(n), a); }
 FVLM_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
+FVLM_INLINE vf vf_set_f16(uint16_t x) { return _mm256_cvtph_ps(_mm_set1_epi16((short)x)); }
 FVLM_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 FVLM_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 FVLM_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
@@ -313,6 +315,7 @@ FVLM_INLINE void vf_store_n(float *p, vf a, size_t n)
     memcpy(p, whole, n * sizeof *p);
 }
 FVLM_INLINE vf vf_set(float x) { return vdupq_n_f32(x); }
+FVLM_INLINE vf vf_set_f16(uint16_t x) { return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x))); }
 FVLM_INLINE vf vf_zero(void) { return vdupq_n_f32(0); }
 FVLM_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 FVLM_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
@@ -461,6 +464,11 @@ FVLM_INLINE vf vf_load_f16(const uint16_t *p)
     v128_t infinite = wasm_i32x4_gt(size, wasm_i32x4_splat(0x0f7fffff));
     value = wasm_v128_or(value, wasm_v128_and(infinite, wasm_i32x4_splat(0x7f800000)));
     return wasm_v128_or(value, wasm_i32x4_shl(wasm_v128_and(bits, wasm_i32x4_splat(0x8000)), 16));
+}
+FVLM_INLINE vf vf_set_f16(uint16_t x)
+{
+    const uint16_t whole[4] = {x, x, x, x};
+    return vf_load_f16(whole);
 }
 FVLM_INLINE vf vf_load_bf16_n(const uint16_t *p, size_t n)
 {

@@ -1,0 +1,456 @@
+/* Linear layers over 8-bit inputs in the vector vocabulary and its dot products.
+ *
+ * Many rows: a tile of DOT_ROWS rows by one panel of W sums the integers of a group of columns in registers; at its end
+ * they are scaled and added to what the tile's earlier groups gave, in level 1 cache.
+ * Few rows: a row of W is q times scale plus bias, group by group. Its scales, times those of x, go to a small buffer
+ * first; biases meet the sums of x. Then q is multiplied as it comes from memory: of 4-bit types a vector of bytes
+ * holds two of q, and x lies in the order in which they come out (arrange).
+ */
+#include <string.h>
+
+#include "kernels/int8.h"
+#include "kernels/vector/dot.h"
+#include "kernels/vector/finish.h"
+#include "kernels/vector/interleave.h"
+
+enum {
+    GROUP = FVLM_INT8_COLS,
+    PANEL = INTERLEAVED,
+    VECTORS = PANEL / VF_LANES,
+    UNITS = GROUP / 4,
+    VD_BYTES = 4 * VF_LANES
+};
+
+/* Rounding. */
+
+/* x[cols], at most a group: the largest of |x|, and x in `values` with 0 behind it. */
+FVLM_INLINE float read_group(const float *x, size_t cols, float *values)
+{
+    vf largest = vf_zero();
+    for (size_t k = 0; k < GROUP; k += VF_LANES) {
+        vf v = k + VF_LANES <= cols ? vf_load(x + k) : k < cols ? vf_load_n(x + k, cols - k) : vf_zero();
+        vf_store(values + k, v);
+        largest = vf_max(vf_abs(v), largest);
+    }
+    return vf_largest(largest);
+}
+
+/* A group of x as integers to[GROUP]; gives their scale. */
+FVLM_INLINE float round_group(const float *x, size_t cols, int8_t *to)
+{
+    float values[GROUP], largest = read_group(x, cols, values);
+    vf per = vf_set(largest > 0 ? 127 / largest : 0);
+    for (size_t k = 0; k < GROUP; k += VF_LANES)
+        vf_store_i8(to + k, vf_mul(vf_load(values + k), per));
+    return largest / 127;
+}
+
+static int32_t sum_of(const int8_t *x, size_t count)
+{
+    int32_t sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += x[i];
+    return sum;
+}
+
+static void prepare(const float *x, size_t x_stride, size_t first, size_t count, const fvlm_int8_rows *to)
+{
+    for (size_t row = first; row < first + count; row++, x += x_stride)
+        for (size_t k = 0, at = row; k < to->cols; k += GROUP, at += to->rows) {
+            int8_t *integers = to->data + row * to->stride + k;
+            to->scale[at] = round_group(x + k, to->cols - k < GROUP ? to->cols - k : GROUP, integers);
+            to->sum[at] = sum_of(integers, GROUP);
+        }
+}
+
+/* Panels. */
+
+FVLM_INLINE vf scale_at(fvlm_dtype type, const void *scales, size_t index)
+{
+    uint16_t half;
+    float single;
+    if (type == FVLM_F32) {
+        memcpy(&single, (const char *)scales + index * sizeof single, sizeof single);
+        return vf_set(single);
+    }
+    memcpy(&half, (const char *)scales + index * sizeof half, sizeof half);
+    return type == FVLM_BF16 ? vf_set(fvlm_float_from_bf16(half)) : vf_set_f16(half);
+}
+
+FVLM_INLINE vf half_at(const uint8_t *p)
+{
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return vf_set_f16(half);
+}
+
+/* The 8 scales of a block of Q4_K and its 8 least values. */
+FVLM_INLINE void q4_k_scales(const uint8_t *packed, uint8_t both[16])
+{
+    uint32_t a, b, c;
+    memcpy(&a, packed, 4);
+    memcpy(&b, packed + 4, 4);
+    memcpy(&c, packed + 8, 4);
+    const uint32_t words[4] = {a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030), b & 0x3f3f3f3f,
+                               (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)};
+    memcpy(both, words, sizeof words);
+}
+
+/* values[GROUP] = W[row, col .. col + cols], 0 behind that; `cols` at most a group. */
+FVLM_INLINE void read_weights(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t col, size_t cols, float *values)
+{
+    const uint8_t *data = w->data;
+    size_t first = row * w->cols + col;
+    uint8_t both[16];
+    memset(values, 0, GROUP * sizeof *values);
+    switch (type) {
+    case FVLM_MLX4:
+    case FVLM_MLX8:
+        for (size_t k = 0; k < cols; k += VF_LANES) {
+            size_t at = first + k, group = at / w->group;
+            vf q = type == FVLM_MLX4 ? vf_load_u4(data + at / 2) : vf_load_u8(data + at);
+            vf_store(values + k,
+                     vf_fma(q, scale_at(w->scale_type, w->scales, group), scale_at(w->scale_type, w->biases, group)));
+        }
+        return;
+    case FVLM_Q8_0:
+        for (size_t k = 0; k < cols; k += VF_LANES) {
+            const uint8_t *block = data + (first + k) / 32 * 34;
+            vf_store(values + k, vf_mul(vf_load_i8((const int8_t *)block + 2 + k % 32), half_at(block)));
+        }
+        return;
+    case FVLM_Q4_0:
+        for (size_t k = 0; k < cols; k += 32) {
+            const uint8_t *block = data + (first + k) / 32 * 18;
+            uint8_t q[32];
+            for (int i = 0; i < 16; i++) {
+                q[i] = block[2 + i] & 15;
+                q[i + 16] = block[2 + i] >> 4;
+            }
+            vf d = half_at(block), bias = vf_mul(d, vf_set(-8));
+            for (size_t i = 0; i < 32; i += VF_LANES)
+                vf_store(values + k + i, vf_fma(vf_load_u8(q + i), d, bias));
+        }
+        return;
+    case FVLM_Q4_K:
+        for (size_t k = 0; k < cols; k += 64) {
+            const uint8_t *block = data + (first + k) / 256 * 144, *bytes = block + 16 + (first + k) % 256 / 2;
+            size_t part = (first + k) % 256 / 32;
+            uint8_t q[64];
+            q4_k_scales(block + 4, both);
+            for (int i = 0; i < 32; i++) {
+                q[i] = bytes[i] & 15;
+                q[i + 32] = bytes[i] >> 4;
+            }
+            for (size_t half = 0; half < 2; half++) {
+                vf scale = vf_mul(half_at(block), vf_set(both[part + half]));
+                vf least = vf_mul(half_at(block + 2), vf_set(both[8 + part + half]));
+                for (size_t i = 0; i < 32; i += VF_LANES)
+                    vf_store(values + k + half * 32 + i, vf_sub(vf_mul(vf_load_u8(q + half * 32 + i), scale), least));
+            }
+        }
+        return;
+    default:
+        fvlm_matrix_values(w, row, col, cols, values);
+    }
+}
+
+FVLM_INLINE void unpack_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows, uint8_t *panel)
+{
+    float values[GROUP];
+    uint8_t integers[PANEL][GROUP];
+    memset(integers, DOT_ZERO, sizeof integers);
+    for (size_t k = 0; k < w->cols; k += GROUP, panel += FVLM_INT8_PART) {
+        float *scales = (float *)(void *)(panel + PANEL * GROUP);
+        memset(scales, 0, PANEL * sizeof *scales);
+        for (size_t i = 0; i < rows; i++) {
+            read_weights(type, w, row + i, k, w->cols - k < GROUP ? w->cols - k : GROUP, values);
+            float largest = read_group(values, GROUP, values);
+            vf per = vf_set(largest > 0 ? DOT_WEIGHTS / largest : 0), zero = vf_set(DOT_ZERO);
+            scales[i] = largest / DOT_WEIGHTS;
+            for (size_t j = 0; j < GROUP; j += VF_LANES)
+                vf_store_u8(integers[i] + j, vf_fma(vf_load(values + j), per, zero));
+        }
+        interleave(integers[0], GROUP, UNITS, panel);
+    }
+}
+
+static void unpack(const fvlm_matrix *w, size_t row, size_t rows, void *panel)
+{
+    switch (w->type) {
+    case FVLM_MLX4:
+        unpack_type(FVLM_MLX4, w, row, rows, panel);
+        break;
+    case FVLM_MLX8:
+        unpack_type(FVLM_MLX8, w, row, rows, panel);
+        break;
+    case FVLM_Q8_0:
+        unpack_type(FVLM_Q8_0, w, row, rows, panel);
+        break;
+    case FVLM_Q4_0:
+        unpack_type(FVLM_Q4_0, w, row, rows, panel);
+        break;
+    case FVLM_Q4_K:
+        unpack_type(FVLM_Q4_K, w, row, rows, panel);
+        break;
+    default:
+        unpack_type(FVLM_F32, w, row, rows, panel);
+    }
+}
+
+/* Many rows. */
+
+/* tile[rows, PANEL] = or += what one group of columns gives; x, scale and sum are those of the tile's first row. */
+FVLM_INLINE void dot_group(size_t rows, const int8_t *x, size_t stride, const float *scale, const int32_t *offset,
+                           const uint8_t *part, bool first, float *tile)
+{
+    vd sum[DOT_ROWS][VECTORS];
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        sum[i][v] = vd_set(-DOT_ZERO * offset[i]);
+    for (size_t k = 0; k < UNITS; k++) {
+        vd weights[VECTORS];
+        FVLM_UNROLL
+        for (int v = 0; v < VECTORS; v++)
+            weights[v] = vd_load(part + (k * PANEL + (size_t)v * VF_LANES) * 4);
+        FVLM_UNROLL
+        for (size_t i = 0; i < rows; i++) {
+            vd unit = vd_spread(x + i * stride + k * 4);
+            FVLM_UNROLL
+            for (int v = 0; v < VECTORS; v++)
+                sum[i][v] = vd_dot_panel(sum[i][v], weights[v], unit);
+        }
+    }
+    const float *scales = (const float *)(const void *)(part + PANEL * GROUP);
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++) {
+        vf own = vf_set(scale[i]);
+        FVLM_UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            vf value = vf_mul(vf_mul(vd_float(sum[i][v]), own), vf_load(scales + v * VF_LANES));
+            float *to = tile + i * PANEL + (size_t)v * VF_LANES;
+            vf_store(to, first ? value : vf_add(value, vf_load(to)));
+        }
+    }
+}
+
+#define DOT_CASE(n)                                                                                                    \
+    case n:                                                                                                            \
+        dot_group(n, x, stride, scale, offset, part, first, tile);                                                     \
+        break;
+
+static void dot(size_t rows, const int8_t *x, size_t stride, const float *scale, const int32_t *offset,
+                const uint8_t *part, bool first, float *tile)
+{
+    switch (rows) {
+        DOT_CASE(1)
+        DOT_CASE(2)
+        DOT_CASE(3)
+#if defined(__AVX512F__)
+        DOT_CASE(4)
+        DOT_CASE(5)
+        DOT_CASE(6)
+        DOT_CASE(7)
+        DOT_CASE(8)
+        DOT_CASE(9)
+        DOT_CASE(10)
+        DOT_CASE(11)
+        DOT_CASE(12)
+        DOT_CASE(13)
+        DOT_CASE(14)
+#endif
+    }
+}
+
+static void block(const fvlm_int8_block *call)
+{
+    const fvlm_int8_rows *x = call->x;
+    float tile[DOT_ROWS * PANEL];
+    for (size_t done = 0, rows; done < call->count; done += rows) {
+        size_t left = call->count - done, tiles = (left + DOT_ROWS - 1) / DOT_ROWS, row = call->first_row + done;
+        rows = (left + tiles - 1) / tiles; /* evenly: a tile of few rows waits for its own sums */
+        for (size_t group = 0; group < fvlm_int8_count(x->cols); group++)
+            dot(rows, x->data + row * x->stride + group * GROUP, x->stride, x->scale + group * x->rows + row,
+                x->sum + group * x->rows + row, (const uint8_t *)call->panel + group * FVLM_INT8_PART, group == 0,
+                tile);
+        finish(call->epilogue, tile, PANEL, done, rows, 0, call->columns, call->y + done * call->y_stride,
+               call->y_stride);
+    }
+}
+
+/* Few rows. */
+
+/* Bytes that hold the low and high halves of neighbouring elements: element i of 2 n is in the low half of byte i where
+ * i < n, else in the high one of byte i - n. */
+FVLM_INLINE size_t nibble_run(fvlm_dtype type)
+{
+    return type == FVLM_MLX4 ? 1 : type == FVLM_Q4_0 ? 16 : 32;
+}
+
+static void arrange(const fvlm_matrix *w, const float *x, const fvlm_int8_vector *to)
+{
+    size_t step = fvlm_int8_step(w), run = nibble_run(w->type);
+    bool nibbles = w->type == FVLM_MLX4 || w->type == FVLM_Q4_0 || w->type == FVLM_Q4_K;
+    int8_t integers[GROUP];
+    for (size_t k = 0; k < w->cols; k += GROUP) {
+        size_t cols = w->cols - k < GROUP ? w->cols - k : GROUP;
+        int8_t *out = to->data + k;
+        float scale = round_group(x + k, cols, integers);
+        for (size_t i = 0; i < cols; i += step) {
+            to->scale[(k + i) / step] = scale;
+            to->sum[(k + i) / step] = scale * (float)sum_of(integers + i, step);
+        }
+        if (!nibbles)
+            memcpy(out, integers, GROUP);
+        for (size_t start = 0; nibbles && start < GROUP; start += 2 * VD_BYTES)
+            for (size_t i = 0; i < VD_BYTES; i++) {
+                size_t from = (start / 2 + i) / run * 2 * run + (start / 2 + i) % run;
+                out[start + i] = integers[from];
+                out[start + VD_BYTES + i] = integers[from + run];
+            }
+    }
+}
+
+/* Columns whose scales are in the buffer at a time; whole blocks of any type. */
+enum { SEGMENT = 2048, SCALES = SEGMENT / 32 + VF_LANES };
+
+FVLM_INLINE vf load_scales(fvlm_dtype type, const void *scales, size_t index, size_t n)
+{
+    if (type == FVLM_F16)
+        return vf_load_f16_n((const uint16_t *)scales + index, n);
+    if (type == FVLM_BF16)
+        return vf_load_bf16_n((const uint16_t *)scales + index, n);
+    return vf_load_n((const float *)scales + index, n);
+}
+
+/* scales[count] = those of groups first .. first + count of a row of W, times x's, and 0 up to a whole vector behind
+ * them. Gives `bias` and what biases times x add to it. */
+FVLM_INLINE vf weigh(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t first, size_t count,
+                     const fvlm_int8_vector *x, float *scales, vf bias)
+{
+    const float *x_scale = x->scale + first, *x_sum = x->sum + first;
+    size_t groups = w->cols / fvlm_int8_step(w), at = row * groups + first;
+    if (type == FVLM_Q4_K) {
+        size_t n = VF_LANES < 8 ? VF_LANES : 8;
+        for (size_t i = 0; i < count; i += 8) {
+            const uint8_t *block = (const uint8_t *)w->data + (at + i) / 8 * 144;
+            uint8_t both[16];
+            float wide[16 + VF_LANES];
+            vf d = half_at(block), least = half_at(block + 2);
+            q4_k_scales(block + 4, both);
+            for (size_t j = 0; j < 16; j += VF_LANES)
+                vf_store(wide + j, vf_load_u8(both + j));
+            for (size_t j = 0; j < 8; j += n) {
+                vf_store(scales + i + j, vf_mul(vf_mul(vf_load_n(wide + j, n), d), vf_load_n(x_scale + i + j, n)));
+                bias = vf_fnma(vf_mul(vf_load_n(wide + 8 + j, n), least), vf_load_n(x_sum + i + j, n), bias);
+            }
+        }
+        vf_store(scales + count, vf_zero());
+        return bias;
+    }
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        size_t n = count - i < VF_LANES ? count - i : VF_LANES;
+        vf scale, own;
+        if (type == FVLM_MLX4 || type == FVLM_MLX8) {
+            scale = load_scales(w->scale_type, w->scales, at + i, n);
+            own = load_scales(w->scale_type, w->biases, at + i, n);
+            if (type == FVLM_MLX8)
+                own = vf_fma(scale, vf_set(DOT_Q8_ZERO), own);
+        } else {
+            size_t bytes = type == FVLM_Q8_0 ? 34 : 18;
+            const uint8_t *block = (const uint8_t *)w->data + (at + i) * bytes;
+            uint16_t halves[VF_LANES] = {0};
+            for (size_t j = 0; j < n; j++)
+                memcpy(&halves[j], block + j * bytes, sizeof *halves);
+            scale = vf_load_f16(halves);
+            own = vf_mul(scale, vf_set(type == FVLM_Q8_0 ? DOT_Q8_ZERO - 128 : -8));
+        }
+        vf_store(scales + i, vf_mul(scale, vf_load_n(x_scale + i, n)));
+        bias = vf_fma(own, vf_load_n(x_sum + i, n), bias);
+    }
+    vf_store(scales + (count + VF_LANES - 1) / VF_LANES * VF_LANES, vf_zero());
+    return bias;
+}
+
+/* A vector of W's bytes from byte `at` of its q on. */
+FVLM_INLINE vd load_bytes(fvlm_dtype type, const uint8_t *q, size_t at)
+{
+    if (type == FVLM_Q8_0)
+        return vd_flip(vd_load_32(q + at / 32 * 34 + 2 + at % 32, 34));
+    if (type == FVLM_Q4_0)
+        return vd_load_16(q + at / 16 * 18 + 2, 18);
+    if (type == FVLM_Q4_K)
+        return vd_load(q + at / 128 * 144 + 16 + at % 128);
+    return vd_load(q + at);
+}
+
+/* sum + q[columns] times x[columns], for as many columns as load_bytes gives. `scales` are those of the segment. */
+FVLM_INLINE vf dot_bytes(fvlm_dtype type, vd q, const int8_t *x, const float *scales, size_t column, size_t step,
+                         vf_index index, vf sum)
+{
+    vd zero = vd_zero();
+    if (type == FVLM_MLX8 || type == FVLM_Q8_0)
+        return vf_fma(vd_float(vd_dot_q8(zero, q, vd_load(x))), vf_spread(scales + column / step, index), sum);
+    vd low = vd_dot_u4(zero, vd_low(q), vd_load(x));
+    if (type == FVLM_Q4_K) {
+        const float *pair = scales + column / 64 * 2;
+        sum = vf_fma(vd_float(low), vf_spread(pair, index), sum);
+        vd high = vd_dot_u4(zero, vd_high(q), vd_load(x + VD_BYTES));
+        return vf_fma(vd_float(high), vf_spread(pair + 1, index), sum);
+    }
+    vd all = vd_dot_u4(low, vd_high(q), vd_load(x + VD_BYTES));
+    return vf_fma(vd_float(all), vf_spread(scales + column / step, index), sum);
+}
+
+FVLM_INLINE void multiply_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows,
+                               const fvlm_int8_vector *x, float *y)
+{
+    bool bytes = type == FVLM_MLX8 || type == FVLM_Q8_0;
+    size_t step = fvlm_int8_step(w), chunk = bytes ? VD_BYTES : 2 * VD_BYTES, row_bytes = fvlm_matrix_row_bytes(w);
+    size_t whole = w->cols / chunk * chunk;
+    vf_index index = vf_lanes(type == FVLM_Q4_K ? 8 : bytes ? step / 4 : step / 8, type == FVLM_Q4_K ? 2 : 1);
+    for (size_t r = 0; r < rows; r++) {
+        const uint8_t *q = (const uint8_t *)w->data + (row + r) * row_bytes;
+        float scales[SCALES];
+        vf sum = vf_zero(), bias = vf_zero();
+        for (size_t start = 0; start < w->cols; start += SEGMENT) {
+            size_t end = w->cols - start < SEGMENT ? w->cols : start + SEGMENT, k = start;
+            bias = weigh(type, w, row + r, start / step, (end - start) / step, x, scales, bias);
+            for (; k < end && k < whole; k += chunk)
+                sum = dot_bytes(type, load_bytes(type, q, bytes ? k : k / 2), x->data + k, scales, k - start, step,
+                                index, sum);
+            if (k < end) {
+                /* What is left of the row, with nothing behind it. */
+                uint8_t tail[4 * 34 + VD_BYTES] = {0};
+                size_t at = fvlm_matrix_row_bytes(&(fvlm_matrix){.type = type, .cols = k});
+                memcpy(tail, q + at, row_bytes - at);
+                sum = dot_bytes(type, load_bytes(type, tail, 0), x->data + k, scales, k - start, step, index, sum);
+            }
+        }
+        y[r] = vf_sum(vf_add(sum, bias));
+    }
+}
+
+static void multiply(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x, float *y)
+{
+    switch (w->type) {
+    case FVLM_MLX4:
+        multiply_type(FVLM_MLX4, w, row, rows, x, y);
+        break;
+    case FVLM_MLX8:
+        multiply_type(FVLM_MLX8, w, row, rows, x, y);
+        break;
+    case FVLM_Q8_0:
+        multiply_type(FVLM_Q8_0, w, row, rows, x, y);
+        break;
+    case FVLM_Q4_0:
+        multiply_type(FVLM_Q4_0, w, row, rows, x, y);
+        break;
+    default:
+        multiply_type(FVLM_Q4_K, w, row, rows, x, y);
+    }
+}
+
+const fvlm_int8_kernels FVLM_FOR_ISA(fvlm_int8_kernels) = {prepare, unpack, block, arrange, multiply};
