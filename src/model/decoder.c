@@ -143,9 +143,21 @@ static void linear(fvlm_pool *pool, const fvlm_matrix *weight, const float *x, s
     fvlm_linear(pool, weight, x, rows, weight->cols, y, weight->rows, &epilogue);
 }
 
+/* Who looks at the inputs of linear layers; see NULL for nobody. */
+struct observer {
+    fvlm_linear_fn see;
+    void *user;
+};
+
+static void show(struct observer observer, fvlm_linear_input input, const float *x, size_t rows, size_t cols)
+{
+    if (observer.see)
+        observer.see(observer.user, input, x, rows, cols);
+}
+
 /* x += o(attention(q, cache)) after the rows' keys and values went to the cache. */
 static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, size_t index,
-                          const fvlm_rows *rows, float *x, float *workspace)
+                          const fvlm_rows *rows, float *x, float *workspace, struct observer observer)
 {
     const fvlm_decoder_config *config = &decoder->config;
     const struct layer *layer = &decoder->layers[index];
@@ -155,6 +167,7 @@ static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_
     float *new_keys = keys + rows->first_slot * cache->width, *new_values = values + rows->first_slot * cache->width;
 
     fvlm_rms_norm(pool, x, count, config->hidden, layer->attention_norm, config->norm_eps, normed);
+    show(observer, FVLM_INPUT_ATTENTION, normed, count, config->hidden);
     const fvlm_epilogue biases[] = {{.bias = layer->q_bias}, {.bias = layer->k_bias}, {.bias = layer->v_bias}};
     fvlm_linear_parts(pool,
                       (const fvlm_linear_part[]){{&layer->q, q, width, &biases[0]},
@@ -183,6 +196,7 @@ static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_
                                 .tail_count = rows->tail_count,
                                 .tail_stride = rows->tail_stride};
     fvlm_attention_forward(pool, &attention, attended + count * (width + 2 * config->ffn));
+    show(observer, FVLM_INPUT_OUTPUT, attended, count, width);
     linear(pool, &layer->o, attended, count, x, NULL, x);
 }
 
@@ -201,26 +215,34 @@ static void swiglu_row(void *argument, size_t row, int thread)
 
 /* x += down(silu(gate(n)) * up(n)), n = rms_norm(x) */
 static void run_ffn(const fvlm_decoder *decoder, fvlm_pool *pool, const struct layer *layer, size_t count, float *x,
-                    float *workspace)
+                    float *workspace, struct observer observer)
 {
     const fvlm_decoder_config *config = &decoder->config;
     float *normed = workspace, *gate = normed + count * config->hidden, *up = gate + count * config->ffn;
     fvlm_rms_norm(pool, x, count, config->hidden, layer->ffn_norm, config->norm_eps, normed);
+    show(observer, FVLM_INPUT_FFN, normed, count, config->hidden);
     fvlm_linear_parts(
         pool, (const fvlm_linear_part[]){{&layer->gate, gate, config->ffn, NULL}, {&layer->up, up, config->ffn, NULL}},
         2, normed, count, config->hidden);
     struct swiglu_job job = {gate, up, config->ffn};
     fvlm_pool_run(pool, count, swiglu_row, &job);
+    show(observer, FVLM_INPUT_DOWN, gate, count, config->ffn);
     linear(pool, &layer->down, gate, count, x, NULL, x);
+}
+
+void fvlm_decoder_layer(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, size_t index,
+                        const fvlm_rows *rows, float *x, float *workspace, fvlm_linear_fn on_linear, void *user)
+{
+    struct observer observer = {on_linear, user};
+    run_attention(decoder, pool, cache, index, rows, x, workspace, observer);
+    run_ffn(decoder, pool, &decoder->layers[index], rows->count, x, workspace, observer);
 }
 
 void fvlm_decoder_forward(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, const fvlm_rows *rows,
                           float *x, float *workspace)
 {
-    for (size_t i = 0; i < decoder->config.layers; i++) {
-        run_attention(decoder, pool, cache, i, rows, x, workspace);
-        run_ffn(decoder, pool, &decoder->layers[i], rows->count, x, workspace);
-    }
+    for (size_t i = 0; i < decoder->config.layers; i++)
+        fvlm_decoder_layer(decoder, pool, cache, i, rows, x, workspace, NULL, NULL);
 }
 
 void fvlm_decoder_logits(const fvlm_decoder *decoder, fvlm_pool *pool, const float *x, size_t rows, float *logits,

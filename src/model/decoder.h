@@ -52,6 +52,21 @@ void fvlm_decoder_embed(const fvlm_decoder *decoder, int32_t token, float *x);
 void fvlm_decoder_forward(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, const fvlm_rows *rows,
                           float *x, float *workspace);
 
+/* The inputs of a layer's linear layers. */
+typedef enum fvlm_linear_input {
+    FVLM_INPUT_ATTENTION, /* of q_proj, k_proj and v_proj */
+    FVLM_INPUT_OUTPUT,    /* of o_proj */
+    FVLM_INPUT_FFN,       /* of gate_proj and up_proj */
+    FVLM_INPUT_DOWN       /* of down_proj */
+} fvlm_linear_input;
+#define FVLM_LINEAR_INPUTS 4
+/* Sees x[rows, cols] before the linear layers that read it. */
+typedef void (*fvlm_linear_fn)(void *user, fvlm_linear_input input, const float *x, size_t rows, size_t cols);
+
+/* One layer of fvlm_decoder_forward. on_linear may be NULL. */
+void fvlm_decoder_layer(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, size_t index,
+                        const fvlm_rows *rows, float *x, float *workspace, fvlm_linear_fn on_linear, void *user);
+
 /* logits[rows, vocabulary] of x[rows, hidden] after the layers. */
 void fvlm_decoder_logits(const fvlm_decoder *decoder, fvlm_pool *pool, const float *x, size_t rows, float *logits,
                          float *workspace);
