@@ -72,3 +72,14 @@ def test_greedy(checkpoint, expected):
     assert unsure > 0
     assert answer["tokens"][:unsure] == expected["greedy"][:unsure]
     assert len(answer["tokens"]) == len(expected["greedy"])
+
+
+# FVLM_LARGE_MODELS names a folder with full_1.5b and full_7b of make_checkpoint.py, which takes ten minutes and 20 GB.
+@pytest.mark.parametrize("size", ["1.5b", "7b"])
+def test_larger_models_answer(expected, size):
+    if "FVLM_LARGE_MODELS" not in os.environ:
+        pytest.skip("FVLM_LARGE_MODELS names no folder with full_1.5b and full_7b")
+    image = SHARED / "fixtures" / "images" / expected["image"]
+    folder = pathlib.Path(os.environ["FVLM_LARGE_MODELS"]) / f"full_{size}"
+    answer = predict(folder, [image], expected["question"], 2)
+    assert len(answer["tokens"]) == 2
