@@ -34,7 +34,7 @@ check-all:
 asan tsan ubsan fuzz arm64 wasm:
 	@tools/check.sh $@
 
-# Kernels, then a whole answer; MODEL=... for a real model. bench/ compares with other runtimes.
+# Kernels, the machine, then a whole answer; MODEL=... for a real model. bench/README.md: beside other runtimes.
 bench: packages
 	@$(MAKE) --no-print-directory all
 	@MODEL=$(MODEL) tools/bench.sh $(BUILD)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make bench`: every kernel by itself, then a whole answer. $1 is the build folder; MODEL a checkpoint or published name,
+# `make bench`: every kernel by itself, the machine's limits, then a whole answer. $1 is the build folder; MODEL a checkpoint or published name,
 # the demo's small one unless given.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,6 +10,8 @@ for program in "$build"/tests/kernels/test_*; do
         "$program" --bench
     fi
 done
+echo "== the machine"
+"$build/fastvlm" bench --roofline
 model=${MODEL:-$build/demo-model}
 if [ -z "${MODEL:-}" ]; then
     "$build/tools/make_demo_model" "$model"

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Other runtimes and this project side by side: the same shapes, pixels and number of threads, in turns.
+
+    bench/peers/setup.sh
+    build/bench-venv/bin/python bench/peers/run.py [CASE...]
+
+A case (cases.py) that is in the results file already is left out, so a broken run goes on where it stopped; --again
+measures it anew. Each round runs every side once, so that what else the machine does falls on all of them; what is
+quoted is the ratio of medians. A table of the results is printed at the end; draw.py draws them.
+"""
+
+import argparse
+import datetime
+import fnmatch
+import json
+import pathlib
+import statistics
+import struct
+import subprocess
+import sys
+
+import numpy as np
+
+import cases
+import table
+
+HERE = pathlib.Path(__file__).resolve().parent
+BUILD = HERE.parents[1] / "build"
+DECODED = 64  # tokens
+AGREE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.2}  # relative L2 of features from ours in fp32: the same tower?
+
+
+def processor():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+class Fastvlm:
+    """This project's side, through its command line."""
+
+    def __init__(self, options):
+        self.options = options
+        self.models = {"full": options.model}
+
+    def run(self, command, *arguments):
+        line = [self.options.fastvlm, command, *map(str, arguments)]
+        return subprocess.run(line, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+
+    def model(self, name):
+        """The checkpoint, or its copy with the language model's weights in another type."""
+        if name not in self.models:
+            source = self.options.model_7b if name.startswith("7b-") else self.options.model
+            if source is None:
+                sys.exit("this case needs --model-7b")
+            path = self.options.cache / f"{source.resolve().name}-{name}.gguf"
+            if not path.exists():
+                kind = name.removeprefix("7b-")
+                part = path.with_suffix(".part.gguf")
+                keep = "vision=bf16,projector=bf16"
+                self.run("convert", "--model", source, "--output", part, "--type", kind, "--keep", keep)
+                part.rename(path)
+            self.models[name] = path
+        return self.models[name]
+
+    def bench(self, side):
+        """One answer; the JSON that bench prints, with the time of a decoded token."""
+        common = ["--threads", self.options.threads, "--image", self.options.image, "--prompt", self.options.prompt]
+        counts = ["--runs", self.options.runs, "--tokens", DECODED]
+        model = self.model(side.model)
+        result = json.loads(self.run("bench", "--json", "--model", model, *common, *counts, *side.arguments))
+        result["decode_ms"] = 1e3 / result["decode_tokens_per_s"]
+        return result
+
+    def trace(self):
+        """The pixels [1, 3, S, S] that the tower gets, and the features [1, T, C] that it makes of them in fp32."""
+        path = self.options.cache / "trace.safetensors"
+        arguments = ["--image", self.options.image, "--prompt", self.options.prompt, "--precision", "fp32"]
+        self.run("trace", "--model", self.options.model, "--out", path, *arguments)
+        data = path.read_bytes()
+        path.unlink()
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8 : 8 + length])
+
+        def tensor(name, dtype):
+            begin, end = (8 + length + offset for offset in header[name]["data_offsets"])
+            return np.frombuffer(data[begin:end], dtype).reshape(header[name]["shape"])
+
+        pixels = tensor("pixels", np.uint8)
+        assert pixels.ndim == 3, "side by side is for one tile: a checkpoint with image_aspect_ratio `pad`"
+        pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
+        return pixels, tensor("features", np.float32)
+
+
+class Worker:
+    """A peer's process."""
+
+    def __init__(self, peer, options, prompt_tokens):
+        self.peer = peer
+        names = {"PIXELS": str(options.cache / "pixels.npy"), "PROMPT_TOKENS": prompt_tokens, "DECODED": DECODED}
+        self.request = {"run": peer.run, "arguments": [names.get(a, a) for a in peer.arguments]}
+        spec = {**peer.spec, "threads": options.threads, "model": str(options.model), "cache": str(options.cache)}
+        spec["side"] = options.side
+        line = [sys.executable, HERE / "worker.py", json.dumps(spec)]
+        log = open(options.cache / "peers.log", "a")
+        self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/")
+        self.about = self.reply()
+
+    def reply(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.peer.label} ended: see peers.log in the folder of --cache")
+        return json.loads(line)
+
+    def ask(self, request):
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return self.reply()
+
+    def measure(self):
+        reply = self.ask(self.request)
+        return {**reply, "ms": reply["ms"] / (DECODED if self.peer.run == "decode" else 1)}
+
+    def warm_up(self, options, prompt_tokens, features):
+        """Run everything once before it counts; a tower's features have to be those of ours. Returns how far off."""
+        if self.peer.run == "decode":
+            self.ask({"run": "prefill", "arguments": [prompt_tokens]})
+        if self.request["arguments"] != [str(options.cache / "pixels.npy")]:
+            return None if self.peer.rounds < 5 else self.measure() and None
+        path = options.cache / "features.npz"
+        self.ask({**self.request, "save": str(path)})
+        got = np.load(path)["features"]
+        path.unlink()
+        off = float(np.linalg.norm(got - features) / np.linalg.norm(features))
+        if not off < AGREE[self.peer.spec["precision"]]:
+            sys.exit(f"{self.peer.label} computes something else: relative L2 {off:.1e}")
+        return off
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure_round(number, case, ours, workers, sides):
+    """One turn of every side; appends to sides[label]."""
+    for side in case.ours:
+        result = ours.bench(side)
+        sides[side.label]["ms"].append(result[side.measure])
+        sides[side.label]["bench"].append(result)
+    for worker in workers:
+        if number < worker.peer.rounds:
+            reply = worker.measure()
+            if worker.peer.run == "decode":  # from the same place each time
+                worker.ask({"run": "prefill", "arguments": [sides[case.ours[0].label]["bench"][0]["prompt_tokens"]]})
+            sides[worker.peer.label]["ms"].append(reply["ms"])
+            sides[worker.peer.label]["memory"] = reply["memory"]
+
+
+def measure(case, ours, options):
+    prompt_tokens = ours.bench(case.ours[0])["prompt_tokens"]  # warms the files up, too
+    features = None
+    if any(peer.arguments == ["PIXELS"] for peer in case.peers):
+        pixels, features = ours.trace()
+        np.save(options.cache / "pixels.npy", pixels)
+        options.side = pixels.shape[-1]
+    sides = {side.label: {"ours": True, "ms": [], "bench": []} for side in case.ours}
+    workers = []
+    try:
+        for peer in case.peers:
+            worker = Worker(peer, options, prompt_tokens)
+            workers.append(worker)
+            off = worker.warm_up(options, prompt_tokens, features)
+            sides[peer.label] = {"ours": False, "ms": [], **worker.about, "relative_l2": off}
+        for number in range(options.rounds):
+            measure_round(number, case, ours, workers, sides)
+    finally:
+        for worker in workers:
+            worker.close()
+    return {"title": case.title, "date": datetime.date.today().isoformat(), "sides": sides}
+
+
+def parse(known):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="names or patterns of: " + " ".join(known))
+    parser.add_argument("--again", action="store_true", help="measure cases anew that the results have already")
+    parser.add_argument("--model", type=pathlib.Path, default=BUILD / "peers" / "full_0.5b", help="LLaVA checkpoint")
+    parser.add_argument("--model-7b", type=pathlib.Path, help="checkpoint for the case 7b")
+    parser.add_argument("--image", default=HERE.parents[1] / "docs" / "boat.png", type=pathlib.Path)
+    parser.add_argument("--prompt", default="What is in the picture? Describe it.")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=1, help="answers of ours in a round; their median counts")
+    parser.add_argument("--fastvlm", type=pathlib.Path, default=BUILD / "fastvlm")
+    parser.add_argument("--cache", type=pathlib.Path, default=BUILD / "peers", help="folder of converted models")
+    parser.add_argument("--results", type=pathlib.Path, default=BUILD / "peers" / "results.json")
+    options = parser.parse_args()
+    unknown = [p for p in options.cases if not fnmatch.filter(known, p)]
+    if unknown:
+        parser.error(f"no case is called {unknown[0]}: use {' '.join(known)}")
+    return options
+
+
+def main():
+    known = cases.all_cases()
+    options = parse(known)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    options.side = None
+    ours = Fastvlm(options)
+    results = json.loads(options.results.read_text()) if options.results.exists() else {"cases": {}}
+    results["processor"], results["threads"] = processor(), options.threads
+    for name, case in known.items():
+        wanted = any(fnmatch.fnmatch(name, pattern) for pattern in options.cases) or not options.cases
+        if not wanted or (name in results["cases"] and not options.again):
+            continue
+        if name == "7b" and options.model_7b is None and not options.cases:
+            print("7b: left out, as it needs --model-7b", file=sys.stderr)
+            continue
+        print(f"{name}: {case.title}", file=sys.stderr)
+        results["cases"][name] = measure(case, ours, options)
+        results["roofline"] = json.loads(ours.run("bench", "--roofline", "--json", "--threads", options.threads))
+        options.results.write_text(json.dumps(results, indent=1))
+    print(table.markdown(results))
+
+
+if __name__ == "__main__":
+    main()

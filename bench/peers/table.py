@@ -1,0 +1,42 @@
+"""The results of run.py as a table in Markdown."""
+
+import statistics
+
+DECODING = "decode"
+
+
+def median(side):
+    return statistics.median(side["ms"]) if side["ms"] else float("nan")
+
+
+def amount(name, milliseconds):
+    """Tokens a second for decoding, else milliseconds."""
+    if name.startswith(DECODING):
+        return f"{1e3 / milliseconds:.1f} tokens/s"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def rows(results):
+    """(case's title, our label, our amount, peer's label, its amount, ratio of the times as text)."""
+    for name, case in results["cases"].items():
+        if name.startswith(("side-", "threads-")):
+            continue  # pictures of their own
+        ours = {label: side for label, side in case["sides"].items() if side["ours"]}
+        peers = {label: side for label, side in case["sides"].items() if not side["ours"]}
+        for label, side in ours.items():
+            for peer_label, peer in (peers or {"": None}).items():
+                if peer is None:
+                    yield case["title"], label, amount(name, median(side)), "", "", ""
+                    continue
+                ratio = median(side) / median(peer)
+                text = f"{1 / ratio:.1f} x sooner" if ratio < 0.1 else f"{ratio:.2f} x the time"
+                if name.startswith(DECODING):
+                    text = f"{1 / ratio:.2f} x the speed"
+                yield case["title"], label, amount(name, median(side)), peer_label, amount(name, median(peer)), text
+
+
+def markdown(results):
+    lines = [f"{results['processor']}, {results['threads']} threads; medians.", ""]
+    lines += ["| what | ours | | peer | | ratio |", "|---|---|---:|---|---:|---|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
+    return "\n".join(lines)
