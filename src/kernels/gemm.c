@@ -13,7 +13,7 @@
 #include "base/cpu.h"
 #include "base/memory.h"
 #include "kernels/gemm_block.h"
-#include "kernels/int8.h"
+#include "kernels/rounded.h"
 
 /* Long enough that loading and storing sums between blocks of k is lost in the noise (2 of 1024 operations), short
  * enough that a panel of the widest instruction set, 128 KB, fits any level 2 cache. A multiple of any MLX group. */
@@ -214,17 +214,14 @@ static void linear_float(fvlm_pool *pool, const fvlm_matrix *w, const float *x, 
 void fvlm_linear_parts(fvlm_pool *pool, const fvlm_linear_part *parts, size_t count, const float *x, size_t m,
                        size_t x_stride)
 {
-    bool integers = true;
+    bool together = m > 0 && count > 0;
     for (size_t i = 0; i < count; i++)
-        integers = integers && parts[i].w->inputs == FVLM_I8 && fvlm_int8_fits(parts[i].w, m);
-    if (m == 0 || count == 0)
-        return;
-    if (integers) {
-        fvlm_int8_linear(pool, parts, count, x, m, x_stride);
-        return;
-    }
-    for (size_t i = 0; i < count; i++)
-        fvlm_linear(pool, parts[i].w, x, m, x_stride, parts[i].y, parts[i].y_stride, parts[i].epilogue);
+        together = together && parts[i].w->inputs == parts[0].w->inputs && fvlm_rounded_fits(parts[i].w, m);
+    if (together)
+        fvlm_rounded_linear(pool, parts, count, x, m, x_stride);
+    else
+        for (size_t i = 0; i < count; i++)
+            fvlm_linear(pool, parts[i].w, x, m, x_stride, parts[i].y, parts[i].y_stride, parts[i].epilogue);
 }
 
 void fvlm_linear(fvlm_pool *pool, const fvlm_matrix *w, const float *x, size_t m, size_t x_stride, float *y,
@@ -232,8 +229,8 @@ void fvlm_linear(fvlm_pool *pool, const fvlm_matrix *w, const float *x, size_t m
 {
     if (m == 0 || w->rows == 0)
         return;
-    if (w->inputs == FVLM_I8 && fvlm_int8_fits(w, m))
-        fvlm_int8_linear(pool, &(fvlm_linear_part){w, y, y_stride, epilogue}, 1, x, m, x_stride);
+    if (fvlm_rounded_fits(w, m))
+        fvlm_rounded_linear(pool, &(fvlm_linear_part){w, y, y_stride, epilogue}, 1, x, m, x_stride);
     else
         linear_float(pool, w, x, m, x_stride, y, y_stride, epilogue);
 }

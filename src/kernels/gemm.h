@@ -4,7 +4,7 @@
  * reading W. Sums over k run in a fixed order whatever the thread count.
  *
  * Arithmetic is float32's, unless a matrix says that its layer's inputs may be rounded: to bf16, which then also holds
- * for W where there are many rows of x; or to 8-bit integers (int8.h).
+ * for W where there are many rows of x; or to 8-bit integers, where W is stored as integers or there are many rows.
  */
 #ifndef FVLM_KERNELS_GEMM_H
 #define FVLM_KERNELS_GEMM_H

@@ -1,14 +1,11 @@
-/* Linear layers whose inputs are rounded to 8-bit integers, over matrices as they are stored.
+/* What an instruction set provides for products of 8-bit integers with matrices as they are stored; single-threaded.
  *
  * A row of x becomes integers -127..127 with a scale for each FVLM_INT8_COLS of them. Many rows: 32 rows of W at a
  * time are unpacked into a panel of 8-bit integers, with a scale for each row and as many columns, and used for all
  * rows of x. Few rows: W's own integers are multiplied as they come from memory, so that only x is rounded.
- * fvlm_linear comes here where a matrix asks for it.
  */
 #ifndef FVLM_KERNELS_INT8_H
 #define FVLM_KERNELS_INT8_H
-
-#include <stdbool.h>
 
 #include "kernels/gemm.h"
 
@@ -76,12 +73,5 @@ static inline size_t fvlm_int8_stride(size_t cols)
 {
     return fvlm_int8_count(cols) * FVLM_INT8_COLS + 64;
 }
-
-/* Whether layers of this matrix can take integers, many rows or few. */
-bool fvlm_int8_fits(const fvlm_matrix *w, size_t m);
-
-/* As fvlm_linear_parts, for parts with equal cols, all of which fit. */
-void fvlm_int8_linear(fvlm_pool *pool, const fvlm_linear_part *parts, size_t count, const float *x, size_t m,
-                      size_t x_stride);
 
 #endif

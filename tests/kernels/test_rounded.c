@@ -1,5 +1,5 @@
-/* Linear layers over 8-bit inputs: each weight type and instruction set against a product in double precision. Where x
- * is made of integers times a scale its rounding is exact, and so is W's in products with few rows; elsewhere results
+/* Linear layers with rounded inputs: each weight type and instruction set against a product in double precision. Where
+ * x is made of integers times a scale its rounding is exact, and so is W's in products with few rows; elsewhere results
  * have to be within the noise that rounding must make. */
 #include "harness.h"
 
@@ -10,6 +10,7 @@
 #include "base/cpu.h"
 #include "kernels/gemm.h"
 #include "kernels/int8.h"
+#include "kernels/rounded.h"
 #include "matrices.h"
 
 static const fvlm_dtype types[] = {FVLM_MLX4, FVLM_MLX8, FVLM_Q8_0, FVLM_Q4_0,
@@ -167,6 +168,26 @@ static void check_many_exact(void)
     check_parts(&w, 1, integers(m, k, k), m, k, (harness_tolerance){1e-5 + 1e-6 * sqrt((double)k), 2e-5});
 }
 
+/* Inputs that bf16 holds, by weights that it holds or rounds. */
+static void check_bf16(void)
+{
+    fvlm_dtype type = harness_random() & 1 ? FVLM_BF16 : types[harness_random() % TYPES];
+    size_t m = harness_between(1, 70), k = random_cols(type, harness_random() % 4 ? 600 : 3000);
+    size_t count = harness_between(1, 3), stride = k + harness_between(0, 5);
+    if (type == FVLM_BF16 && harness_random() & 1)
+        k = stride = 256 * harness_between(1, 4); /* panels straight from W */
+    fvlm_matrix w[3];
+    for (size_t p = 0; p < count; p++) {
+        w[p] = random_matrix(type, harness_between(1, 150), k);
+        w[p].inputs = FVLM_BF16;
+    }
+    float *x = harness_floats((m - 1) * stride + k, 1 / sqrtf((float)k));
+    for (size_t i = 0; i < (m - 1) * stride + k; i++)
+        x[i] = fvlm_float_from_bf16(fvlm_bf16_from_float(x[i]));
+    double noise = type == FVLM_BF16 ? 0 : 6 * 6.0 / 256 / sqrt(12); /* elements may be 6 in size */
+    check_parts(w, count, x, m, stride, (harness_tolerance){1e-5 + 1e-6 * sqrt((double)k) + noise, 2e-5});
+}
+
 /* So many columns that x takes several fillings of the scratch. */
 static void check_wide(void)
 {
@@ -205,9 +226,12 @@ static void run_bench(void *argument)
     fvlm_linear(bench->pool, &bench->w, bench->x, bench->m, bench->w.cols, bench->y, bench->w.rows, NULL);
 }
 
+static fvlm_dtype inputs = FVLM_I8;
+
 static void bench_shape(fvlm_dtype type, size_t m, size_t n, size_t k)
 {
-    struct bench bench = {.w = grouped_matrix(type, n, k), .m = m};
+    struct bench bench = {.w = random_matrix(type, n, k), .m = m};
+    bench.w.inputs = inputs;
     bench.x = harness_floats(m * k, 1);
     bench.y = harness_output(m * n);
     for (int threads = 1; threads <= fvlm_cpu_count(); threads++) {
@@ -241,10 +265,20 @@ static void bench_few(void)
     }
 }
 
+static void bench_bf16(void)
+{
+    inputs = FVLM_BF16;
+    bench_shape(FVLM_BF16, 286, 4864, 896);
+    bench_shape(FVLM_BF16, 286, 896, 4864);
+    bench_shape(FVLM_MLX4, 286, 4864, 896);
+    inputs = FVLM_I8;
+}
+
 static const harness_test tests[] = {
     {"few", 80, check_few, bench_few},    {"few tails", 60, check_few_tails, NULL},
     {"many", 60, check_many, bench_many}, {"many exact", 30, check_many_exact, NULL},
-    {"wide", 2, check_wide, NULL},        {"zero", 20, check_zero, NULL},
+    {"wide", 2, check_wide, NULL},        {"bf16", 60, check_bf16, bench_bf16},
+    {"zero", 20, check_zero, NULL},
 };
 
 int main(int argc, char **argv)
