@@ -15,6 +15,7 @@ int cmd_eval(int argc, const char **argv);
 int cmd_convert(int argc, const char **argv);
 int cmd_export(int argc, const char **argv);
 int cmd_inspect(int argc, const char **argv);
+int cmd_quantize(int argc, const char **argv);
 int cmd_models(int argc, const char **argv);
 int cmd_pull(int argc, const char **argv);
 

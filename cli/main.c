@@ -23,6 +23,7 @@ static const command commands[] = {
     {"bench", "measure encoding, prefill, decoding and memory", cmd_bench},
     {"trace", "write every stage's tensor to a file", cmd_trace},
     {"convert", "write a model as GGUF, or in another layout or number type", cmd_convert},
+    {"quantize", "round a model's weights to 4 or 8 bits by pictures and prompts", cmd_quantize},
     {"inspect", "list what is in a model file", cmd_inspect},
     {"tokenize", "token ids of a text", cmd_tokenize},
     {"template", "the prompt that a chat template makes", cmd_template},

@@ -307,3 +307,48 @@ fvlm_status fvlm_folder_replace(const char *aside, const char *path, fvlm_error 
     free(old);
     return status;
 }
+
+struct listing {
+    char **names; /* [count] of capacity */
+    size_t count, capacity;
+};
+
+static fvlm_status list_entry(const char *path, bool folder, void *user, fvlm_error *error)
+{
+    struct listing *listing = user;
+    if (folder)
+        return FVLM_OK;
+    if (listing->count == listing->capacity) {
+        size_t capacity = listing->capacity ? 2 * listing->capacity : 64;
+        char **names = realloc(listing->names, capacity * sizeof *names);
+        if (!names)
+            return fvlm_fail_memory(error);
+        listing->names = names;
+        listing->capacity = capacity;
+    }
+    const char *name = strrchr(path, '/');
+    listing->names[listing->count] = fvlm_strdup(name ? name + 1 : path);
+    return listing->names[listing->count++] ? FVLM_OK : fvlm_fail_memory(error);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+fvlm_status fvlm_folder_list(const char *folder, char ***names, size_t *count, fvlm_error *error)
+{
+    struct listing listing = {0};
+    fvlm_status status = each_entry(folder, list_entry, &listing, error);
+    if (status) {
+        for (size_t i = 0; i < listing.count; i++)
+            free(listing.names[i]);
+        free(listing.names);
+        listing = (struct listing){0};
+    } else if (listing.count > 0) {
+        qsort(listing.names, listing.count, sizeof *listing.names, compare_names);
+    }
+    *names = listing.names;
+    *count = listing.count;
+    return status;
+}

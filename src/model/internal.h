@@ -89,6 +89,10 @@ typedef struct fvlm_prompt {
 fvlm_status fvlm_prompt_prepare(fvlm_engine *engine, const char *text, const fvlm_image *const *images,
                                 size_t image_count, fvlm_prompt *prompt, fvlm_error *error);
 void fvlm_prompt_clear(fvlm_prompt *prompt);
+/* Encode the pictures that positions from `from` on need. The caller holds the pool. */
+fvlm_status fvlm_prompt_encode(fvlm_engine *engine, const fvlm_prompt *prompt, size_t from, fvlm_error *error);
+/* x[hidden] = the embedding of a position, whose picture is encoded. */
+void fvlm_prompt_embed(const fvlm_engine *engine, const fvlm_prompt *prompt, size_t index, float *x);
 
 /* Sees x[rows, hidden] of the positions [first, first + rows), after the layers and before the final norm. */
 typedef void (*fvlm_rows_fn)(void *user, size_t first, size_t rows, const float *x);

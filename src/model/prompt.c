@@ -108,3 +108,35 @@ void fvlm_prompt_clear(fvlm_prompt *prompt)
     free(prompt->positions);
     *prompt = (fvlm_prompt){0};
 }
+
+static fvlm_picture *find_picture(const fvlm_prompt *prompt, uint64_t key)
+{
+    for (size_t i = 0; i < prompt->picture_count; i++)
+        if (prompt->pictures[i].key == key)
+            return &prompt->pictures[i];
+    return NULL;
+}
+
+fvlm_status fvlm_prompt_encode(fvlm_engine *engine, const fvlm_prompt *prompt, size_t from, fvlm_error *error)
+{
+    fvlm_status status = FVLM_OK;
+    for (size_t i = from; i < prompt->count && !status; i++) {
+        if (prompt->positions[i].token >= 0)
+            continue;
+        fvlm_picture *picture = find_picture(prompt, prompt->positions[i].picture);
+        if (!picture->embeddings)
+            status = fvlm_picture_encode(engine, picture, NULL, NULL, error);
+        i += picture->count - 1 - prompt->positions[i].offset;
+    }
+    return status;
+}
+
+void fvlm_prompt_embed(const fvlm_engine *engine, const fvlm_prompt *prompt, size_t index, float *x)
+{
+    const fvlm_position *position = &prompt->positions[index];
+    size_t hidden = engine->config.decoder.hidden;
+    if (position->token >= 0)
+        fvlm_decoder_embed(engine->decoder, position->token, x);
+    else
+        memcpy(x, find_picture(prompt, position->picture)->embeddings + position->offset * hidden, hidden * sizeof *x);
+}

@@ -55,39 +55,6 @@ static size_t common_prefix(const fvlm_session *session, const fvlm_prompt *prom
     return common;
 }
 
-static fvlm_picture *find_picture(const fvlm_prompt *prompt, uint64_t key)
-{
-    for (size_t i = 0; i < prompt->picture_count; i++)
-        if (prompt->pictures[i].key == key)
-            return &prompt->pictures[i];
-    return NULL;
-}
-
-/* Encode the pictures that positions from `from` on need. */
-static fvlm_status encode_pictures(fvlm_session *session, const fvlm_prompt *prompt, size_t from, fvlm_error *error)
-{
-    fvlm_status status = FVLM_OK;
-    for (size_t i = from; i < prompt->count && !status; i++) {
-        if (prompt->positions[i].token >= 0)
-            continue;
-        fvlm_picture *picture = find_picture(prompt, prompt->positions[i].picture);
-        if (!picture->embeddings)
-            status = fvlm_picture_encode(session->engine, picture, NULL, NULL, error);
-        i += picture->count - 1 - prompt->positions[i].offset;
-    }
-    return status;
-}
-
-static void embed(const fvlm_session *session, const fvlm_prompt *prompt, size_t index, float *x)
-{
-    const fvlm_position *position = &prompt->positions[index];
-    size_t hidden = session->engine->config.decoder.hidden;
-    if (position->token >= 0)
-        fvlm_decoder_embed(session->engine->decoder, position->token, x);
-    else
-        memcpy(x, find_picture(prompt, position->picture)->embeddings + position->offset * hidden, hidden * sizeof *x);
-}
-
 void fvlm_session_run(fvlm_session *session, const fvlm_prompt *prompt, size_t from, fvlm_rows_fn on_rows, void *user)
 {
     fvlm_engine *engine = session->engine;
@@ -98,7 +65,7 @@ void fvlm_session_run(fvlm_session *session, const fvlm_prompt *prompt, size_t f
         size_t rest = prompt->count - start, count = rest < FVLM_DECODER_ROWS ? rest : FVLM_DECODER_ROWS;
         for (size_t i = 0; i < count; i++) {
             positions[i] = (int32_t)(start + i);
-            embed(session, prompt, start + i, x + i * hidden);
+            fvlm_prompt_embed(engine, prompt, start + i, x + i * hidden);
         }
         fvlm_rows rows = {.count = count, .positions = positions, .first_slot = start};
         fvlm_decoder_forward(engine->decoder, engine->pool, &session->cache, &rows, x, workspace);
@@ -122,7 +89,7 @@ fvlm_status fvlm_session_prefill(fvlm_session *session, const char *prompt_text,
         return status;
     size_t common = common_prefix(session, &prompt);
     fvlm_pool_acquire(session->engine->pool);
-    status = encode_pictures(session, &prompt, common, error);
+    status = fvlm_prompt_encode(session->engine, &prompt, common, error);
     double encoded = fvlm_clock_ms();
     if (!status)
         fvlm_session_run(session, &prompt, common, NULL, NULL);
