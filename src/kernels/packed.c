@@ -1,9 +1,9 @@
 /* Packed linear layers: choice of the instruction set, packing, and how the work falls on threads.
  *
  * Linear: all threads prepare the activations (rounded to bf16 or integers) into one scratch, then take tasks of some
- * rows by some panels. Feed-forward block: a task convolves some lines of the picture into its scratch, then takes
- * slabs of their pixels through both layers, a slice of the middle at a time, so that all of it stays in the level 2
- * cache.
+ * rows by some panels; float32 is used where it lies. Feed-forward block: a task is an area of the picture; it
+ * convolves it into its scratch and takes it through both layers, a slice of the middle at a time, so that all of it
+ * stays in the level 2 cache.
  */
 #include "kernels/packed.h"
 
@@ -17,10 +17,12 @@
 
 /* Rows of a task, about: 9 tiles of AVX-512. Weights, which come from the level 3 cache, are used for so many rows,
  * while the activations of a slice for them, 400 KB as float32, fit the level 2 cache. */
-#define SLAB_ROWS 128
+#define SLAB_ROWS (FVLM_AREA_ROWS * FVLM_AREA_COLUMNS)
 /* Bytes of weights in a task of a linear layer: some microseconds of reading for a single row, and within a level 2
  * cache for many. */
 #define TASK_BYTES ((size_t)256 << 10)
+/* So that a panel's rows fit the scratch memory while they are packed. */
+#define MOST_COLS 30000
 
 const fvlm_packed_kernels *fvlm_packed_kernels_select(void)
 {
@@ -31,8 +33,13 @@ const fvlm_packed_kernels *fvlm_packed_kernels_select(void)
         return &fvlm_packed_kernels_avx512bf16;
     if (flags & FVLM_CPU_AVX512_VNNI)
         return &fvlm_packed_kernels_avx512vnni;
+    if (flags & FVLM_CPU_AVX512)
+        return &fvlm_packed_kernels_avx512;
     if (flags & FVLM_CPU_AVX2)
         return &fvlm_packed_kernels_avx2;
+#elif defined(__aarch64__)
+    if (flags & FVLM_CPU_NEON)
+        return &fvlm_packed_kernels_neon;
 #endif
     return &fvlm_packed_kernels_reference;
 }
@@ -71,14 +78,14 @@ static bool find_parts(fvlm_packed_type type, size_t rows, size_t cols, struct p
 {
     size_t data, floats;
     *parts = (struct parts){0};
-    if (rows > SIZE_MAX / 2 || cols > FVLM_SCRATCH_BYTES / ((2 * FVLM_PACKED_PANEL + 4) * 2))
+    if (rows > SIZE_MAX / 2 || cols > MOST_COLS)
         return false;
     parts->padded = round_up(rows, FVLM_PACKED_PANEL);
     if (!fvlm_size_multiply(divide_up(cols, fvlm_packed_unit(type)), FVLM_PACKED_PANEL * 4, &parts->panel) ||
         !fvlm_size_multiply(parts->padded / FVLM_PACKED_PANEL, parts->panel, &data))
         return false;
     parts->scales = parts->sums = parts->total = data;
-    if (type == FVLM_PACKED_BF16)
+    if (type != FVLM_PACKED_INT8)
         return true;
     /* A multiple of FVLM_ALIGN each, as padded is one of 32. */
     return fvlm_size_multiply(parts->padded, sizeof(float), &floats) && fvlm_size_add(data, floats, &parts->sums) &&
@@ -105,18 +112,18 @@ static void pack_task(void *argument, size_t index, int thread)
     const struct pack *pack = argument;
     const fvlm_matrix *matrix = pack->matrix;
     size_t first = index * FVLM_PACKED_PANEL, count = least(FVLM_PACKED_PANEL, matrix->rows - first);
-    size_t cols = matrix->cols, stride = fvlm_packed_stride(pack->type, cols);
-    uint8_t *units = fvlm_pool_scratch(pack->pool, thread);
-    float *row = (float *)(void *)(units + FVLM_PACKED_PANEL * stride);
+    size_t cols = matrix->cols, units = divide_up(cols, fvlm_packed_unit(pack->type));
+    size_t stride = fvlm_packed_stride(FVLM_PACKED_UNIT, units);
+    uint8_t *unpacked = fvlm_pool_scratch(pack->pool, thread);
+    float *row = (float *)(void *)(unpacked + FVLM_PACKED_PANEL * stride);
     float *scales = (float *)(void *)(pack->memory + pack->parts.scales) + first;
     float *sums = (float *)(void *)(pack->memory + pack->parts.sums) + first;
     for (size_t i = 0; i < count; i++) {
         fvlm_matrix_row(matrix, first + i, row);
-        pack->kernels->round(pack->type, row, cols, units + i * stride, scales + i, sums + i, pack->parts.padded);
+        pack->kernels->round(pack->type, row, cols, unpacked + i * stride, scales + i, sums + i, pack->parts.padded);
     }
-    memset(units + count * stride, 0, (FVLM_PACKED_PANEL - count) * stride);
-    pack->kernels->interleave(units, stride, divide_up(cols, fvlm_packed_unit(pack->type)),
-                              pack->memory + index * pack->parts.panel);
+    memset(unpacked + count * stride, 0, (FVLM_PACKED_PANEL - count) * stride);
+    pack->kernels->interleave(unpacked, stride, units, pack->memory + index * pack->parts.panel);
 }
 
 void fvlm_packed_fill(fvlm_pool *pool, fvlm_packed_type type, const fvlm_matrix *matrix, void *memory,
@@ -137,13 +144,14 @@ void fvlm_packed_fill(fvlm_pool *pool, fvlm_packed_type type, const fvlm_matrix 
 
 static size_t rows_bytes(fvlm_packed_type type, size_t rows, size_t cols)
 {
-    size_t bytes = rows * fvlm_packed_stride(type, cols);
-    return type == FVLM_PACKED_BF16 ? bytes : round_up(bytes + 2 * slices_of(cols) * rows * sizeof(float), FVLM_ALIGN);
+    size_t bytes = rows * fvlm_packed_stride(fvlm_packed_input_bytes(type), cols);
+    return type == FVLM_PACKED_INT8 ? round_up(bytes + 2 * slices_of(cols) * rows * sizeof(float), FVLM_ALIGN) : bytes;
 }
 
 static fvlm_packed_rows place_rows(fvlm_packed_type type, size_t rows, size_t cols, void *memory)
 {
-    fvlm_packed_rows placed = {.data = memory, .stride = fvlm_packed_stride(type, cols), .rows = rows};
+    fvlm_packed_rows placed = {
+        .data = memory, .stride = fvlm_packed_stride(fvlm_packed_input_bytes(type), cols), .rows = rows};
     if (type == FVLM_PACKED_INT8) {
         placed.scale = (float *)(void *)(placed.data + rows * placed.stride);
         placed.low = placed.scale + slices_of(cols) * rows;
@@ -193,6 +201,7 @@ static void linear_task(void *argument, size_t index, int thread)
         .rows = least(linear->slab, linear->rows.rows - first),
         .y = linear->y + first * linear->y_stride,
         .y_stride = linear->y_stride,
+        .line = linear->slab,
         .epilogue = &epilogue,
     });
 }
@@ -206,15 +215,21 @@ void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, s
         return;
     if (epilogue)
         linear.epilogue = *epilogue;
-    size_t panel_bytes = divide_up(w->cols, fvlm_packed_unit(w->type)) * FVLM_PACKED_PANEL * 4;
+    size_t panel_bytes = divide_up(w->cols, fvlm_packed_unit(w->type)) * FVLM_PACKED_PANEL * FVLM_PACKED_UNIT;
     linear.channels = (TASK_BYTES / (panel_bytes + 1) + 1) * FVLM_PACKED_PANEL;
-    size_t most = FVLM_SCRATCH_BYTES / (rows_bytes(w->type, 1, w->cols) + FVLM_ALIGN);
+    bool in_place = fvlm_packed_is_fp32(w->type);
+    size_t most = in_place ? m : FVLM_SCRATCH_BYTES / (rows_bytes(w->type, 1, w->cols) + FVLM_ALIGN);
     for (size_t start = 0; start < m; start += linear.rows.rows) {
         linear.rows = place_rows(w->type, least(most, m - start), w->cols, fvlm_pool_scratch(pool, 0));
         linear.slabs = divide_up(linear.rows.rows, SLAB_ROWS);
         linear.slab = divide_up(linear.rows.rows, linear.slabs);
         linear.slabs = divide_up(linear.rows.rows, linear.slab);
-        fvlm_pool_run(pool, linear.slabs, prepare_task, &linear);
+        if (in_place) {
+            linear.rows.data = (uint8_t *)(uintptr_t)x; /* only read */
+            linear.rows.stride = x_stride * sizeof *x;
+        } else {
+            fvlm_pool_run(pool, linear.slabs, prepare_task, &linear);
+        }
         fvlm_pool_run(pool, linear.slabs * divide_up(w->rows, linear.channels), linear_task, &linear);
         linear.x += linear.rows.rows * x_stride;
         linear.y += linear.rows.rows * y_stride;
@@ -225,54 +240,36 @@ void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, s
 
 /* Feed-forward blocks. */
 
-/* Bytes of scratch that a slab of `count` rows takes beside the convolution's output. */
-static size_t slab_bytes(const fvlm_packed_ffn *ffn, size_t count)
+/* What a task needs of its thread's scratch, for `count` places. */
+struct slab {
+    fvlm_packed_rows in, middle; /* what goes into fc1 and fc2 */
+    float *mixed;                /* the convolution's output; in float32 that is `in` */
+    size_t mixed_stride;         /* floats */
+    float *hidden;               /* int8: a slice of the middle before it is rounded */
+    size_t bytes;
+};
+
+static struct slab place_slab(const fvlm_packed_ffn *ffn, size_t count, char *scratch)
 {
     fvlm_packed_type type = ffn->fc1.type;
-    return rows_bytes(type, count, ffn->fc1.cols) + rows_bytes(type, count, FVLM_PACKED_SLICE) +
-           count * (FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA) * sizeof(float);
-}
-
-/* y = x + scale * fc2(gelu(fc1(mixed))), [count, c] each. */
-static void run_slab(const fvlm_packed_kernels *kernels, const fvlm_packed_ffn *ffn, const float *mixed, const float *x,
-                     size_t count, float *y, char *scratch)
-{
-    const fvlm_packed *fc1 = &ffn->fc1, *fc2 = &ffn->fc2;
-    size_t channels = fc1->cols;
-    fvlm_packed_rows in = place_rows(fc1->type, count, channels, scratch);
-    scratch += rows_bytes(fc1->type, count, channels);
-    fvlm_packed_rows middle = place_rows(fc1->type, count, FVLM_PACKED_SLICE, scratch);
-    scratch += rows_bytes(fc1->type, count, FVLM_PACKED_SLICE);
-
-    kernels->prepare(fc1->type, mixed, channels, channels, 0, count, &in);
-    for (size_t slice = 0; slice < slices_of(fc1->rows); slice++) {
-        size_t first = slice * FVLM_PACKED_SLICE;
-        fvlm_epilogue before = {.bias = ffn->bias1};
-        kernels->hidden(&(fvlm_packed_block){.w = fc1,
-                                             .first = first,
-                                             .count = least(FVLM_PACKED_SLICE, fc1->rows - first),
-                                             .slices = slices_of(channels),
-                                             .x = &in,
-                                             .rows = count,
-                                             .y = (float *)(void *)scratch,
-                                             .y_stride = FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA,
-                                             .epilogue = &before},
-                        &middle);
-        /* Without an activation the epilogue may add what each slice of the middle gives. */
-        fvlm_epilogue add = {.bias = slice == 0 ? ffn->bias2 : NULL,
-                             .scale = ffn->scale,
-                             .residual = slice == 0 ? x : y,
-                             .residual_stride = channels};
-        kernels->block(&(fvlm_packed_block){.w = fc2,
-                                            .count = fc2->rows,
-                                            .slice = slice,
-                                            .slices = 1,
-                                            .x = &middle,
-                                            .rows = count,
-                                            .y = y,
-                                            .y_stride = channels,
-                                            .epilogue = &add});
+    size_t channels = ffn->fc1.cols;
+    struct slab slab = {.in = place_rows(type, count, channels, scratch)};
+    slab.bytes = rows_bytes(type, count, channels);
+    slab.middle = place_rows(type, count, FVLM_PACKED_SLICE, scratch + slab.bytes);
+    slab.bytes += rows_bytes(type, count, FVLM_PACKED_SLICE);
+    if (fvlm_packed_is_fp32(type)) {
+        slab.mixed = (float *)(void *)slab.in.data;
+        slab.mixed_stride = slab.in.stride / sizeof(float);
+        return slab;
     }
+    slab.mixed = (float *)(void *)(scratch + slab.bytes);
+    slab.mixed_stride = fvlm_packed_stride(sizeof(float), channels) / sizeof(float);
+    slab.bytes += count * slab.mixed_stride * sizeof(float);
+    if (type == FVLM_PACKED_INT8) {
+        slab.hidden = (float *)(void *)(scratch + slab.bytes);
+        slab.bytes += count * (FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA) * sizeof(float);
+    }
+    return slab;
 }
 
 struct ffn {
@@ -280,40 +277,64 @@ struct ffn {
     const fvlm_conv_kernels *conv;
     fvlm_pool *pool;
     const fvlm_packed_ffn *ffn;
-    const float *x; /* [h, w, c] */
-    float *y;       /* [h, w, c] */
-    size_t lines;   /* of the picture, in a task */
+    const float *x;               /* [h, w, c] */
+    float *y;                     /* [h, w, c] */
+    size_t rows, columns, across; /* of a task's area; areas side by side */
 };
 
 static void ffn_task(void *argument, size_t index, int thread)
 {
     const struct ffn *job = argument;
-    const fvlm_depthwise *conv = &job->ffn->conv;
-    size_t line = index * job->lines, lines = least(job->lines, conv->height - line),
-           row = conv->width * conv->channels;
-    size_t pixels = lines * conv->width, slab = divide_up(pixels, divide_up(pixels, SLAB_ROWS));
-    float *mixed = fvlm_pool_scratch(job->pool, thread);
-    char *scratch = (char *)mixed + round_up(lines * row * sizeof *mixed, FVLM_ALIGN);
-    job->conv->depthwise(conv, job->x,
-                         &(fvlm_conv_area){.row = line,
-                                           .rows = lines,
-                                           .columns = conv->width,
-                                           .y = mixed,
-                                           .y_stride = conv->channels,
-                                           .line_stride = row});
-    for (size_t start = 0; start < pixels; start += slab) {
-        size_t at = line * row + start * conv->channels;
-        run_slab(job->kernels, job->ffn, mixed + start * conv->channels, job->x + at, least(slab, pixels - start),
-                 job->y + at, scratch);
-    }
-}
+    const fvlm_packed_ffn *ffn = job->ffn;
+    const fvlm_depthwise *conv = &ffn->conv;
+    const fvlm_packed *fc1 = &ffn->fc1, *fc2 = &ffn->fc2;
+    size_t row = index / job->across * job->rows, column = index % job->across * job->columns;
+    size_t rows = least(job->rows, conv->height - row), columns = least(job->columns, conv->width - column);
+    size_t count = rows * columns, channels = conv->channels;
+    size_t first_place = (row * conv->width + column) * channels;
+    struct slab slab = place_slab(ffn, count, fvlm_pool_scratch(job->pool, thread));
 
-bool fvlm_packed_ffn_fits(const fvlm_packed_ffn *ffn)
-{
-    size_t floats, bytes, width = ffn->conv.width;
-    return fvlm_size_multiply(width, ffn->conv.channels, &floats) &&
-           fvlm_size_multiply(floats, sizeof(float), &bytes) && bytes <= FVLM_SCRATCH_BYTES &&
-           slab_bytes(ffn, least(width, SLAB_ROWS)) + FVLM_ALIGN <= FVLM_SCRATCH_BYTES - bytes;
+    job->conv->depthwise(conv, job->x,
+                         &(fvlm_conv_area){.row = row,
+                                           .rows = rows,
+                                           .column = column,
+                                           .columns = columns,
+                                           .y = slab.mixed,
+                                           .y_stride = slab.mixed_stride,
+                                           .line_stride = columns * slab.mixed_stride});
+    if (!fvlm_packed_is_fp32(fc1->type))
+        job->kernels->prepare(fc1->type, slab.mixed, slab.mixed_stride, channels, 0, count, &slab.in);
+    for (size_t slice = 0; slice < slices_of(fc1->rows); slice++) {
+        size_t first = slice * FVLM_PACKED_SLICE;
+        fvlm_epilogue before = {.bias = ffn->bias1};
+        job->kernels->hidden(&(fvlm_packed_block){.w = fc1,
+                                                  .first = first,
+                                                  .count = least(FVLM_PACKED_SLICE, fc1->rows - first),
+                                                  .slices = slices_of(channels),
+                                                  .x = &slab.in,
+                                                  .rows = count,
+                                                  .y = slab.hidden,
+                                                  .y_stride = FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA,
+                                                  .line = count,
+                                                  .epilogue = &before},
+                             &slab.middle);
+        /* Without an activation the epilogue may add what each slice of the middle gives. */
+        fvlm_epilogue add = {.bias = slice == 0 ? ffn->bias2 : NULL,
+                             .scale = ffn->scale,
+                             .residual = (slice == 0 ? job->x : job->y) + first_place,
+                             .residual_stride = channels};
+        job->kernels->block(&(fvlm_packed_block){.w = fc2,
+                                                 .count = fc2->rows,
+                                                 .slice = slice,
+                                                 .slices = 1,
+                                                 .x = &slab.middle,
+                                                 .rows = count,
+                                                 .y = job->y + first_place,
+                                                 .y_stride = channels,
+                                                 .line = columns,
+                                                 .line_stride = conv->width * channels,
+                                                 .epilogue = &add});
+    }
 }
 
 void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const float *x, float *y)
@@ -321,18 +342,18 @@ void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const 
     const fvlm_depthwise *conv = &ffn->conv;
     if (conv->height == 0 || conv->width == 0 || conv->channels == 0)
         return;
-    /* As many lines as fill a slab, if the scratch holds them, and whole rounds of the threads. */
-    size_t lines = SLAB_ROWS / conv->width, line_bytes = conv->width * conv->channels * sizeof *x;
-    while (lines > 1 && lines * line_bytes + FVLM_ALIGN + slab_bytes(ffn, lines * conv->width) > FVLM_SCRATCH_BYTES)
-        lines--;
-    lines = lines > 0 ? lines : 1;
-    size_t tasks = round_up(divide_up(conv->height, lines), (size_t)fvlm_pool_threads(pool));
     struct ffn job = {.kernels = fvlm_packed_kernels_select(),
                       .conv = fvlm_conv_kernels_select(),
                       .pool = pool,
                       .ffn = ffn,
                       .x = x,
                       .y = y,
-                      .lines = divide_up(conv->height, tasks)};
-    fvlm_pool_run(pool, divide_up(conv->height, job.lines), ffn_task, &job);
+                      .rows = FVLM_AREA_ROWS,
+                      .columns = FVLM_AREA_COLUMNS,
+                      .across = divide_up(conv->width, FVLM_AREA_COLUMNS)};
+    /* Lower areas where the scratch memory or the number of threads wants it. */
+    while (job.rows > 1 && (place_slab(ffn, job.rows * job.columns, NULL).bytes > FVLM_SCRATCH_BYTES ||
+                            divide_up(conv->height, job.rows) * job.across < (size_t)fvlm_pool_threads(pool)))
+        job.rows /= 2;
+    fvlm_pool_run(pool, divide_up(conv->height, job.rows) * job.across, ffn_task, &job);
 }

@@ -1,21 +1,25 @@
-/* Linear layers and the tower's feed-forward blocks with weights in bf16 or 8-bit integers.
+/* Linear layers and the tower's feed-forward blocks with packed weights, in float32, bf16 or 8-bit integers.
  *
  * Unlike a mapped fvlm_matrix these weights are packed once, at load, in the order in which the kernels read them.
- * bf16: activations are rounded to bf16, products summed in float32. int8: each output channel has a scale for its
- * weights; activations become unsigned integers at run time, with a scale and a least value for each row and slice of
- * FVLM_PACKED_SLICE inputs. Sums of integers are exact, and what is summed in float32 goes in the order of the inputs:
- * results do not depend on the number of threads.
+ * fp32: nothing is rounded; weights that were stored as bf16 stay so in memory. bf16: activations are rounded to bf16,
+ * products summed in float32. int8: each output channel has a scale for its weights; activations become unsigned
+ * integers at run time, with a scale and a least value for each row and slice of FVLM_PACKED_SLICE inputs. Sums of
+ * integers are exact, and what is summed in float32 goes in the order of the inputs: results do not depend on the
+ * number of threads.
  */
 #ifndef FVLM_KERNELS_PACKED_H
 #define FVLM_KERNELS_PACKED_H
-
-#include <stdbool.h>
 
 #include "base/pool.h"
 #include "kernels/conv.h"
 #include "kernels/gemm.h"
 
-typedef enum fvlm_packed_type { FVLM_PACKED_BF16, FVLM_PACKED_INT8 } fvlm_packed_type;
+typedef enum fvlm_packed_type {
+    FVLM_PACKED_FP32,
+    FVLM_PACKED_FP32_BF16, /* float32 arithmetic with weights packed as for bf16 */
+    FVLM_PACKED_BF16,
+    FVLM_PACKED_INT8
+} fvlm_packed_type;
 
 /* Outputs side by side in a panel. */
 #define FVLM_PACKED_PANEL 32
@@ -26,8 +30,8 @@ typedef enum fvlm_packed_type { FVLM_PACKED_BF16, FVLM_PACKED_INT8 } fvlm_packed
 typedef struct fvlm_packed {
     fvlm_packed_type type;
     size_t rows, cols;
-    /* [panels of rows, units, FVLM_PACKED_PANEL units of 4 bytes]: a unit is 2 or 4 neighbours along cols, 0 behind
-     * the matrix */
+    /* [panels of rows, units, FVLM_PACKED_PANEL units of 4 bytes]: a unit is 1 (float32), 2 (bf16) or 4 (int8)
+     * neighbours along cols, 0 behind the matrix */
     const void *data;
     const float *scales; /* int8: W = scales[row] * integer; [panels * FVLM_PACKED_PANEL] */
     const float *sums;   /* int8: sum of W over each slice of cols; [slices, panels * FVLM_PACKED_PANEL] */
@@ -40,7 +44,8 @@ size_t fvlm_packed_bytes(fvlm_packed_type type, size_t rows, size_t cols);
 void fvlm_packed_fill(fvlm_pool *pool, fvlm_packed_type type, const fvlm_matrix *matrix, void *memory,
                       fvlm_packed *packed);
 
-/* y[m, w->rows] = epilogue(x[m, w->cols] W^T), as fvlm_linear. GELU is within 5e-4 of the exact one. */
+/* y[m, w->rows] = epilogue(x[m, w->cols] W^T), as fvlm_linear. In bf16 and int8 GELU is within 5e-4 of the exact one.
+ */
 void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, size_t m, size_t x_stride, float *y,
                         size_t y_stride, const fvlm_epilogue *epilogue);
 
@@ -52,8 +57,6 @@ typedef struct fvlm_packed_ffn {
     const float *bias1, *bias2; /* [wide], [c] */
     const float *scale;         /* [c] */
 } fvlm_packed_ffn;
-/* Whether a row of the picture fits the scratch memory, as the following needs. */
-bool fvlm_packed_ffn_fits(const fvlm_packed_ffn *ffn);
 /* x and y must not overlap. */
 void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const float *x, float *y);
 

@@ -2,13 +2,17 @@
 #ifndef FVLM_KERNELS_PACKED_BLOCK_H
 #define FVLM_KERNELS_PACKED_BLOCK_H
 
+#include <stdbool.h>
+
 #include "kernels/packed.h"
 
-/* Activations [rows, cols] as the tiles read them: units along cols as in fvlm_packed. int8: x = low + scale * integer.
- */
+/* Bytes of a unit of weights. */
+#define FVLM_PACKED_UNIT 4
+
+/* Activations [rows, cols] as the tiles read them: float32, bf16, or integers, of which x = low + scale * integer. */
 typedef struct fvlm_packed_rows {
     uint8_t *data; /* [rows, stride] */
-    size_t stride; /* bytes, from fvlm_packed_stride */
+    size_t stride; /* bytes; from fvlm_packed_stride, but for float32 that stays where it is */
     float *scale;  /* int8: [slices, rows] */
     float *low;
     size_t rows;
@@ -24,6 +28,7 @@ typedef struct fvlm_packed_block {
     size_t first_row, rows;
     float *y; /* [rows, w->rows], of which the columns first .. first + count are written */
     size_t y_stride;
+    size_t line, line_stride;      /* rows of y and of the residual come in lines of `line`, line_stride floats apart */
     const fvlm_epilogue *epilogue; /* as for y: its residual starts at first_row, the rest at channel 0; not NULL */
 } fvlm_packed_block;
 
@@ -42,27 +47,39 @@ typedef struct fvlm_packed_kernels {
                     const fvlm_packed_rows *to);
     void (*block)(const fvlm_packed_block *call);
     /* gelu(block): rows 0 .. call->rows of `to` receive the block's columns, at most FVLM_PACKED_SLICE, as its first
-     * slice. call->y is scratch [rows, FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA] floats for them, not used for bf16. */
+     * slice. int8: call->y is scratch [rows, FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA] floats for them. */
     void (*hidden)(const fvlm_packed_block *call, const fvlm_packed_rows *to);
 } fvlm_packed_kernels;
 
-extern const fvlm_packed_kernels fvlm_packed_kernels_reference, fvlm_packed_kernels_avx2,
-    fvlm_packed_kernels_avx512vnni, fvlm_packed_kernels_avx512bf16; /* those of this build's architecture exist */
+extern const fvlm_packed_kernels fvlm_packed_kernels_reference, fvlm_packed_kernels_avx2, fvlm_packed_kernels_avx512,
+    fvlm_packed_kernels_avx512vnni, fvlm_packed_kernels_avx512bf16,
+    fvlm_packed_kernels_neon; /* those of this build's architecture exist */
 
 /* The best of the instruction sets that fvlm_cpu_flags allows. */
 const fvlm_packed_kernels *fvlm_packed_kernels_select(void);
 
-/* Inputs in a unit. */
-static inline size_t fvlm_packed_unit(fvlm_packed_type type)
+static inline bool fvlm_packed_is_fp32(fvlm_packed_type type)
 {
-    return type == FVLM_PACKED_BF16 ? 2 : 4;
+    return type == FVLM_PACKED_FP32 || type == FVLM_PACKED_FP32_BF16;
 }
 
-/* Bytes between rows of activations with `cols` columns: an odd number of cache lines, so that the rows of a tile fall
- * into different sets of the cache. */
-static inline size_t fvlm_packed_stride(fvlm_packed_type type, size_t cols)
+/* Inputs in a unit of weights. */
+static inline size_t fvlm_packed_unit(fvlm_packed_type type)
 {
-    return ((cols * 4 / fvlm_packed_unit(type) + 63) / 64 | 1) * 64;
+    return type == FVLM_PACKED_FP32 ? 1 : type == FVLM_PACKED_INT8 ? 4 : 2;
+}
+
+/* Bytes of an activation. */
+static inline size_t fvlm_packed_input_bytes(fvlm_packed_type type)
+{
+    return fvlm_packed_is_fp32(type) ? 4 : type == FVLM_PACKED_BF16 ? 2 : 1;
+}
+
+/* Bytes between rows of `cols` inputs of `input_bytes`: an odd number of cache lines, so that the rows of a tile fall
+ * into different sets of the cache. */
+static inline size_t fvlm_packed_stride(size_t input_bytes, size_t cols)
+{
+    return ((cols * input_bytes + 63) / 64 | 1) * 64;
 }
 
 /* GELU of an FFN's middle is not below this: where its integers begin. */

@@ -5,7 +5,7 @@
 #include "kernels/activation_scalar.h"
 #include "kernels/packed_block.h"
 
-enum { PANEL = FVLM_PACKED_PANEL, UNIT_BYTES = 4, LEVELS = 255 };
+enum { PANEL = FVLM_PACKED_PANEL, UNIT_BYTES = FVLM_PACKED_UNIT, LEVELS = 255 };
 
 static float bf16_at(const uint8_t *data, size_t index)
 {
@@ -69,7 +69,11 @@ static void prepare(fvlm_packed_type type, const float *x, size_t x_stride, size
 static void round_weights(fvlm_packed_type type, const float *w, size_t cols, uint8_t *to, float *scale, float *sums,
                           size_t sums_stride)
 {
-    if (type == FVLM_PACKED_BF16) {
+    if (type == FVLM_PACKED_FP32) {
+        memcpy(to, w, cols * sizeof *w);
+        return;
+    }
+    if (type != FVLM_PACKED_INT8) {
         to_bf16(w, cols, to);
         return;
     }
@@ -97,82 +101,107 @@ static void interleave(const uint8_t *rows, size_t stride, size_t units, void *p
             memcpy((uint8_t *)panel + (k * PANEL + i) * UNIT_BYTES, rows + i * stride + k * UNIT_BYTES, UNIT_BYTES);
 }
 
-/* The sum for output channel `channel` over the units from .. to of W, which lie in x from unit 0 on. */
-static float dot_bf16(const uint8_t *panel, size_t channel, size_t from, size_t to, const uint8_t *x)
+/* sums[PANEL] grow by `inputs` inputs of a row of x times a panel. */
+static void add_floats(fvlm_packed_type type, const uint8_t *x, const uint8_t *panel, size_t inputs, float *sums)
 {
-    float sum = 0;
-    for (size_t k = from; k < to; k++) {
-        const uint8_t *unit = panel + (k * PANEL + channel) * UNIT_BYTES;
-        for (size_t i = 0; i < 2; i++)
-            sum += bf16_at(x, (k - from) * 2 + i) * bf16_at(unit, i);
+    size_t unit = fvlm_packed_unit(type);
+    for (size_t k = 0; k < inputs; k++) {
+        float a;
+        if (type == FVLM_PACKED_BF16)
+            a = bf16_at(x, k);
+        else
+            memcpy(&a, x + k * sizeof a, sizeof a);
+        const uint8_t *w = panel + k / unit * PANEL * UNIT_BYTES;
+        for (size_t i = 0; i < PANEL; i++) {
+            float b;
+            if (type == FVLM_PACKED_FP32)
+                memcpy(&b, w + i * sizeof b, sizeof b);
+            else
+                b = bf16_at(w, 2 * i + k % 2);
+            sums[i] += a * b;
+        }
     }
-    return sum;
 }
 
-static int dot_int8(const uint8_t *panel, size_t channel, size_t from, size_t to, const uint8_t *x)
+/* Slice `slice` of x, which is slice `w_slice` of W. */
+static void add_integers(const fvlm_packed_block *call, size_t row, size_t first, size_t slice, size_t inputs,
+                         const uint8_t *x, const uint8_t *panel, float *sums)
 {
-    int sum = 0;
-    for (size_t k = from; k < to; k++) {
-        const uint8_t *unit = panel + (k * PANEL + channel) * UNIT_BYTES;
-        for (size_t i = 0; i < 4; i++)
-            sum += x[(k - from) * 4 + i] * (int8_t)unit[i];
-    }
-    return sum;
+    size_t padded = (call->w->rows + PANEL - 1) / PANEL * PANEL, at = slice * call->x->rows + call->first_row + row;
+    int integers[PANEL] = {0};
+    for (size_t k = 0; k < inputs; k++)
+        for (size_t i = 0; i < PANEL; i++)
+            integers[i] += x[k] * (int8_t)panel[(k / UNIT_BYTES * PANEL + i) * UNIT_BYTES + k % UNIT_BYTES];
+    for (size_t i = 0; i < PANEL; i++)
+        sums[i] += call->x->scale[at] * (float)integers[i] * call->w->scales[first + i] +
+                   call->x->low[at] * call->w->sums[(call->slice + slice) * padded + first + i];
 }
 
-/* Output [row, channel] of a block before its epilogue. */
-static float output(const fvlm_packed_block *call, size_t row, size_t channel)
+/* Outputs [row, first .. first + PANEL] of a block before their epilogue. */
+static void outputs(const fvlm_packed_block *call, size_t row, size_t first, float *sums)
 {
     const fvlm_packed *w = call->w;
-    size_t unit = fvlm_packed_unit(w->type), units = (w->cols + unit - 1) / unit,
-           slice_units = FVLM_PACKED_SLICE / unit;
-    size_t padded = (w->rows + PANEL - 1) / PANEL * PANEL;
-    const uint8_t *panel = (const uint8_t *)w->data + channel / PANEL * units * PANEL * UNIT_BYTES;
+    size_t unit = fvlm_packed_unit(w->type), units = (w->cols + unit - 1) / unit;
+    const uint8_t *panel = (const uint8_t *)w->data + first / PANEL * units * PANEL * UNIT_BYTES;
     const uint8_t *x = call->x->data + (call->first_row + row) * call->x->stride;
-    float sum = 0;
-    for (size_t slice = 0; slice < call->slices; slice++, x += slice_units * UNIT_BYTES) {
-        size_t from = (call->slice + slice) * slice_units, to = from + slice_units < units ? from + slice_units : units;
-        if (w->type == FVLM_PACKED_BF16) {
-            sum += dot_bf16(panel, channel % PANEL, from, to, x);
-            continue;
-        }
-        size_t at = slice * call->x->rows + call->first_row + row;
-        float integers = (float)dot_int8(panel, channel % PANEL, from, to, x);
-        sum += call->x->scale[at] * integers * w->scales[channel] +
-               call->x->low[at] * w->sums[(call->slice + slice) * padded + channel];
+    memset(sums, 0, PANEL * sizeof *sums);
+    for (size_t slice = 0; slice < call->slices; slice++) {
+        size_t from = (call->slice + slice) * FVLM_PACKED_SLICE, left = w->cols - from;
+        size_t inputs = left < FVLM_PACKED_SLICE ? left : FVLM_PACKED_SLICE;
+        const uint8_t *weights = panel + from / unit * PANEL * UNIT_BYTES;
+        if (w->type == FVLM_PACKED_INT8)
+            add_integers(call, row, first, slice, inputs, x, weights, sums);
+        else
+            add_floats(w->type, x, weights, inputs, sums);
+        x += FVLM_PACKED_SLICE * fvlm_packed_input_bytes(w->type);
     }
-    return sum;
+}
+
+static size_t channels_left(const fvlm_packed_block *call, size_t first)
+{
+    size_t left = call->first + call->count - first;
+    return left < PANEL ? left : PANEL;
 }
 
 static void block(const fvlm_packed_block *call)
 {
     const fvlm_epilogue *epilogue = call->epilogue;
-    for (size_t row = 0; row < call->rows; row++)
-        for (size_t channel = call->first; channel < call->first + call->count; channel++) {
-            float x = output(call, row, channel);
-            if (epilogue->bias)
-                x += epilogue->bias[channel];
-            x = fvlm_activate_one(epilogue->activation, x);
-            if (epilogue->scale)
-                x *= epilogue->scale[channel];
-            if (epilogue->residual)
-                x += epilogue->residual[row * epilogue->residual_stride + channel];
-            call->y[row * call->y_stride + channel] = x;
+    for (size_t row = 0; row < call->rows; row++) {
+        size_t line = row / call->line * call->line_stride, place = row % call->line;
+        for (size_t first = call->first; first < call->first + call->count; first += PANEL) {
+            float sums[PANEL];
+            outputs(call, row, first, sums);
+            for (size_t i = 0; i < channels_left(call, first); i++) {
+                size_t channel = first + i;
+                float x = sums[i] + (epilogue->bias ? epilogue->bias[channel] : 0);
+                x = fvlm_activate_one(epilogue->activation, x);
+                if (epilogue->scale)
+                    x *= epilogue->scale[channel];
+                if (epilogue->residual)
+                    x += epilogue->residual[line + place * epilogue->residual_stride + channel];
+                call->y[line + place * call->y_stride + channel] = x;
+            }
         }
+    }
 }
 
 static void hidden(const fvlm_packed_block *call, const fvlm_packed_rows *to)
 {
     for (size_t row = 0; row < call->rows; row++) {
-        float values[FVLM_PACKED_SLICE], largest = 0;
-        for (size_t i = 0; i < call->count; i++) {
-            size_t channel = call->first + i;
-            float bias = call->epilogue->bias ? call->epilogue->bias[channel] : 0;
-            values[i] = fvlm_activate_one(FVLM_ACTIVATION_GELU, output(call, row, channel) + bias);
-            largest = values[i] > largest ? values[i] : largest;
+        float values[FVLM_PACKED_SLICE + PANEL], largest = 0;
+        for (size_t first = call->first; first < call->first + call->count; first += PANEL) {
+            float *sums = values + (first - call->first);
+            outputs(call, row, first, sums);
+            for (size_t i = 0; i < channels_left(call, first); i++) {
+                float bias = call->epilogue->bias ? call->epilogue->bias[first + i] : 0;
+                sums[i] = fvlm_activate_one(FVLM_ACTIVATION_GELU, sums[i] + bias);
+                largest = sums[i] > largest ? sums[i] : largest;
+            }
         }
         uint8_t *data = to->data + row * to->stride;
-        if (call->w->type == FVLM_PACKED_BF16) {
+        if (fvlm_packed_is_fp32(call->w->type)) {
+            memcpy(data, values, call->count * sizeof *values);
+        } else if (call->w->type == FVLM_PACKED_BF16) {
             to_bf16(values, call->count, data);
         } else {
             to->low[row] = FVLM_GELU_LEAST;

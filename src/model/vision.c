@@ -1,9 +1,8 @@
 /* The tower's weights and forward pass.
  *
- * Loading reorders depthwise weights for the kernels and folds batch norm into them; 1x1 convolutions stay mapped, and
- * are packed beside that for bf16 and int8.
- * The forward pass moves x between three buffers of the workspace: [pixels, channels] each, and `hidden` for a slice
- * of the FFN's 4x wide middle, so that the whole of it never exists.
+ * Loading reorders depthwise weights for the kernels, folds batch norm into them, and packs 1x1 convolutions.
+ * The forward pass moves x between two buffers of the workspace, [pixels, channels] each; what is wider exists in
+ * parts only, but for an attention block's queries, keys and values.
  */
 #include "model/vision.h"
 
@@ -22,7 +21,6 @@
 #define NORM_EPS 1e-5f /* batch norm and layer norm alike (PyTorch's default) */
 #define BLOCK_NAME 96  /* bytes that hold the name of a stage's or block's tensors without their last parts */
 #define SQUEEZE 16     /* conv_exp's squeeze-excite goes through width / 16 channels */
-#define HIDDEN_FLOATS ((size_t)1 << 21) /* the FFN's middle, a slice of rows at a time: 8 MB, within an L3 cache */
 
 /* A depthwise convolution's weights, packed for the kernel. */
 struct depthwise {
@@ -34,7 +32,7 @@ struct depthwise {
 struct linear {
     fvlm_matrix weight;
     const float *bias;  /* [rows], or NULL */
-    fvlm_packed packed; /* the weights once more, in bf16 or int8; data NULL in fp32 */
+    fvlm_packed packed; /* the weights once more; data NULL: of a layer that sees one row only */
 };
 
 /* Depthwise 7x7 with batch norm folded, then channels -> ratio * channels -> channels. */
@@ -202,64 +200,56 @@ static fvlm_depthwise depthwise_shape(const struct depthwise *conv, size_t side,
                             .activation = activation};
 }
 
-static fvlm_packed_ffn packed_ffn(const struct conv_ffn *ffn, size_t side)
-{
-    return (fvlm_packed_ffn){.conv = depthwise_shape(&ffn->conv, side, FVLM_ACTIVATION_NONE),
-                             .fc1 = ffn->fc1.packed,
-                             .fc2 = ffn->fc2.packed,
-                             .bias1 = ffn->fc1.bias,
-                             .bias2 = ffn->fc2.bias,
-                             .scale = ffn->scale};
-}
-
 /* The side of stage i's picture. */
 static size_t stage_side(size_t resolution, size_t index)
 {
     return resolution / 4 >> index;
 }
 
-static void pack_linear(fvlm_loader *loader, fvlm_packed_type type, struct linear *linear)
+static fvlm_packed_type packed_type(fvlm_precision precision, fvlm_dtype stored)
+{
+    if (precision == FVLM_PRECISION_BF16)
+        return FVLM_PACKED_BF16;
+    if (precision == FVLM_PRECISION_INT8)
+        return FVLM_PACKED_INT8;
+    return stored == FVLM_BF16 ? FVLM_PACKED_FP32_BF16 : FVLM_PACKED_FP32;
+}
+
+static void pack_linear(fvlm_loader *loader, fvlm_precision precision, struct linear *linear)
 {
     if (loader->status)
         return;
-    size_t bytes = fvlm_packed_bytes(type, linear->weight.rows, linear->weight.cols);
+    const fvlm_matrix *weight = &linear->weight;
+    fvlm_packed_type type = packed_type(precision, weight->type);
+    size_t bytes = fvlm_packed_bytes(type, weight->rows, weight->cols);
     void *memory = bytes == 0 ? NULL : fvlm_arena_alloc(loader->arena, bytes, 1);
-    if (!memory)
+    if (bytes == 0)
+        loader->status = fvlm_fail(loader->error, FVLM_ERROR_UNSUPPORTED,
+                                   "a layer of the vision tower takes %zu inputs, which is too many", weight->cols);
+    else if (!memory)
         loader->status = fvlm_fail_memory(loader->error);
     else
-        fvlm_packed_fill(loader->pool, type, &linear->weight, memory, &linear->packed);
+        fvlm_packed_fill(loader->pool, type, weight, memory, &linear->packed);
 }
 
 /* Every linear layer of the tower but the two of squeeze-excite, which see one row. */
-static void pack_layers(fvlm_loader *loader, fvlm_packed_type type, fvlm_vision *vision)
+static void pack_layers(fvlm_loader *loader, fvlm_precision precision, fvlm_vision *vision)
 {
-    pack_linear(loader, type, &vision->stem_linear);
+    pack_linear(loader, precision, &vision->stem_linear);
     for (size_t i = 0; i < FVLM_STAGES && !loader->status; i++) {
         struct stage *stage = &vision->stages[i];
         if (stage->downsample.channels)
-            pack_linear(loader, type, &stage->downsample_linear);
+            pack_linear(loader, precision, &stage->downsample_linear);
         for (size_t j = 0; j < stage->block_count; j++) {
             struct block *block = &stage->blocks[j];
             if (stage->attention) {
-                pack_linear(loader, type, &block->qkv);
-                pack_linear(loader, type, &block->projection);
+                pack_linear(loader, precision, &block->qkv);
+                pack_linear(loader, precision, &block->projection);
             }
-            pack_linear(loader, type, &block->ffn.fc1);
-            pack_linear(loader, type, &block->ffn.fc2);
+            pack_linear(loader, precision, &block->ffn.fc1);
+            pack_linear(loader, precision, &block->ffn.fc2);
         }
     }
-}
-
-/* Whether every packed feed-forward block can run at this resolution. */
-static bool lines_fit(const fvlm_vision *vision, size_t resolution)
-{
-    for (size_t i = 0; i < FVLM_STAGES; i++)
-        for (size_t j = 0; j < vision->stages[i].block_count; j++) {
-            fvlm_packed_ffn ffn = packed_ffn(&vision->stages[i].blocks[j].ffn, stage_side(resolution, i));
-            if (ffn.fc1.data && !fvlm_packed_ffn_fits(&ffn))
-                return false;
-        }
-    return true;
 }
 
 fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *config, fvlm_precision precision)
@@ -285,13 +275,7 @@ fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *con
     vision->expand = load_depthwise(loader, 2 * last, 3, 1, 2, NULL, NULL, PREFIX "conv_exp.reparam_conv");
     vision->squeeze = load_linear(loader, 2 * last / SQUEEZE, 2 * last, true, PREFIX "conv_exp.se.reduce");
     vision->excite = load_linear(loader, 2 * last, 2 * last / SQUEEZE, true, PREFIX "conv_exp.se.expand");
-    if (precision == FVLM_PRECISION_BF16 || precision == FVLM_PRECISION_INT8)
-        pack_layers(loader, precision == FVLM_PRECISION_BF16 ? FVLM_PACKED_BF16 : FVLM_PACKED_INT8, vision);
-    if (!loader->status && !lines_fit(vision, config->resolution))
-        loader->status = fvlm_fail(loader->error, FVLM_ERROR_UNSUPPORTED,
-                                   "a vision tower of these widths at %zu pixels is too wide for bf16 and int8: use "
-                                   "--precision fp32",
-                                   config->resolution);
+    pack_layers(loader, precision, vision);
     return loader->status ? NULL : vision;
 }
 
@@ -303,9 +287,9 @@ size_t fvlm_vision_width(const fvlm_vision *vision)
 /* Workspace: where each buffer starts, in floats. */
 
 struct layout {
-    size_t x, mixed, spare; /* three buffers of `plane` floats: the residual stream and what blocks put beside it */
-    size_t hidden;          /* max(HIDDEN_FLOATS, one row of the widest FFN or qkv) */
-    size_t attention;       /* kernels/attention.h's workspace */
+    size_t x, mixed;  /* two buffers of `plane` floats: the residual stream and what blocks put beside it */
+    size_t qkv;       /* [pixels, 3 * channels] of an attention block */
+    size_t attention; /* kernels/attention.h's workspace */
     size_t total;
 };
 
@@ -316,24 +300,22 @@ static size_t larger(size_t a, size_t b)
 
 static struct layout plan(const fvlm_vision *vision, size_t resolution, int threads)
 {
-    size_t width = vision->stages[0].channels, plane = 0, hidden = HIDDEN_FLOATS, attention = 0;
+    /* Squeeze-excite's two vectors need as much too. */
+    size_t plane = vision->expand.channels + vision->squeeze.weight.rows, qkv = 0, attention = 0;
     for (size_t i = 0; i < FVLM_STAGES; i++) {
         const struct stage *stage = &vision->stages[i];
         size_t side = stage_side(resolution, i), pixels = side * side;
         plane = larger(plane, pixels * stage->channels);
-        for (size_t j = 0; j < stage->block_count; j++)
-            hidden = larger(hidden, stage->blocks[j].ffn.fc1.weight.rows);
         if (stage->attention) {
-            hidden = larger(hidden, pixels * 3 * stage->channels);
+            qkv = larger(qkv, pixels * 3 * stage->channels);
             attention = larger(attention, fvlm_attention_workspace(pixels, pixels, FVLM_VISION_HEAD_DIM, threads));
         }
     }
-    plane = larger(plane, vision->expand.channels); /* squeeze-excite's vectors */
-    struct layout layout = {.x = 0, .mixed = plane, .spare = 2 * plane, .hidden = 3 * plane};
-    layout.attention = layout.hidden + hidden;
+    struct layout layout = {.x = 0, .mixed = plane, .qkv = 2 * plane};
+    layout.attention = layout.qkv + qkv;
     layout.total = layout.attention + attention;
     /* The stem's first picture is four planes wide and gone before anything but x is in use. */
-    layout.total = larger(layout.total, plane + (resolution / 2) * (resolution / 2) * width);
+    layout.total = larger(layout.total, plane + (resolution / 2) * (resolution / 2) * vision->stages[0].channels);
     return layout;
 }
 
@@ -351,7 +333,7 @@ struct pass {
     float *workspace;
     fvlm_stage_fn on_stage;
     void *user;
-    float *x, *mixed, *spare; /* [side * side, channels]; blocks swap them */
+    float *x, *mixed; /* [side * side, channels]; blocks swap them */
     size_t side;
 };
 
@@ -381,36 +363,26 @@ static void swap_buffers(float **a, float **b)
     *b = old;
 }
 
-/* x = x + scale * fc2(gelu(fc1(conv(x)))). Packed layers do all of it at once, into another buffer; others a slice of
- * rows at a time, with conv(x) in spare. */
+/* x = x + scale * fc2(gelu(fc1(conv(x)))) */
 static void run_ffn(struct pass *pass, const struct conv_ffn *ffn)
 {
-    if (ffn->fc1.packed.data) {
-        fvlm_packed_ffn packed = packed_ffn(ffn, pass->side);
-        fvlm_packed_ffn_forward(pass->pool, &packed, pass->x, pass->mixed);
-        swap_buffers(&pass->x, &pass->mixed);
-        return;
-    }
-    size_t channels = ffn->conv.channels, wide = ffn->fc1.weight.rows, pixels = pass->side * pass->side;
-    size_t slice = larger(HIDDEN_FLOATS / wide, 1);
-    float *hidden = pass->workspace + pass->layout.hidden;
-    run_depthwise(pass, &ffn->conv, pass->side, FVLM_ACTIVATION_NONE, pass->x, pass->spare);
-    for (size_t start = 0; start < pixels; start += slice) {
-        size_t rows = pixels - start < slice ? pixels - start : slice;
-        float *out = pass->x + start * channels;
-        run_linear(pass, &ffn->fc1, pass->spare + start * channels, rows, hidden,
-                   (fvlm_epilogue){.activation = FVLM_ACTIVATION_GELU});
-        run_linear(pass, &ffn->fc2, hidden, rows, out, (fvlm_epilogue){.scale = ffn->scale, .residual = out});
-    }
+    fvlm_packed_ffn packed = {.conv = depthwise_shape(&ffn->conv, pass->side, FVLM_ACTIVATION_NONE),
+                              .fc1 = ffn->fc1.packed,
+                              .fc2 = ffn->fc2.packed,
+                              .bias1 = ffn->fc1.bias,
+                              .bias2 = ffn->fc2.bias,
+                              .scale = ffn->scale};
+    fvlm_packed_ffn_forward(pass->pool, &packed, pass->x, pass->mixed);
+    swap_buffers(&pass->x, &pass->mixed);
 }
 
 /* x = x + scale * projection(attention(layer_norm(x))) */
 static void run_attention(const struct pass *pass, const struct block *block, size_t channels)
 {
     size_t pixels = pass->side * pass->side;
-    float *qkv = pass->workspace + pass->layout.hidden; /* [pixels, 3 * channels] */
-    fvlm_layer_norm(pass->pool, pass->x, pixels, channels, block->norm_weight, block->norm_bias, NORM_EPS, pass->spare);
-    run_linear(pass, &block->qkv, pass->spare, pixels, qkv, (fvlm_epilogue){0});
+    float *qkv = pass->workspace + pass->layout.qkv;
+    fvlm_layer_norm(pass->pool, pass->x, pixels, channels, block->norm_weight, block->norm_bias, NORM_EPS, pass->mixed);
+    run_linear(pass, &block->qkv, pass->mixed, pixels, qkv, (fvlm_epilogue){0});
     fvlm_attention attention = {.queries = pixels,
                                 .keys = pixels,
                                 .heads = channels / FVLM_VISION_HEAD_DIM,
@@ -423,10 +395,10 @@ static void run_attention(const struct pass *pass, const struct block *block, si
                                 .q_stride = 3 * channels,
                                 .k_stride = 3 * channels,
                                 .v_stride = 3 * channels,
-                                .out = pass->spare,
+                                .out = pass->mixed,
                                 .out_stride = channels};
     fvlm_attention_forward(pass->pool, &attention, pass->workspace + pass->layout.attention);
-    run_linear(pass, &block->projection, pass->spare, pixels, pass->x,
+    run_linear(pass, &block->projection, pass->mixed, pixels, pass->x,
                (fvlm_epilogue){.scale = block->attention_scale, .residual = pass->x});
 }
 
@@ -452,9 +424,9 @@ static void report(const struct pass *pass, int *network, size_t channels)
 static void run_stage(struct pass *pass, const struct stage *stage, int *network)
 {
     if (stage->downsample.channels) {
-        run_depthwise(pass, &stage->downsample, pass->side, FVLM_ACTIVATION_GELU, pass->x, pass->spare);
+        run_depthwise(pass, &stage->downsample, pass->side, FVLM_ACTIVATION_GELU, pass->x, pass->mixed);
         pass->side = (pass->side + 1) / 2;
-        run_linear(pass, &stage->downsample_linear, pass->spare, pass->side * pass->side, pass->x,
+        run_linear(pass, &stage->downsample_linear, pass->mixed, pass->side * pass->side, pass->x,
                    (fvlm_epilogue){.activation = FVLM_ACTIVATION_GELU});
         report(pass, network, stage->channels);
     }
@@ -492,7 +464,7 @@ static void run_expand(struct pass *pass, float *features)
 {
     const fvlm_vision *vision = pass->vision;
     size_t channels = vision->expand.channels, pixels = pass->side * pass->side;
-    float *mean = pass->mixed, *squeezed = pass->spare;
+    float *mean = pass->mixed, *squeezed = mean + channels;
     run_depthwise(pass, &vision->expand, pass->side, FVLM_ACTIVATION_NONE, pass->x, features);
     fvlm_row_mean(features, pixels, channels, mean);
     run_linear(pass, &vision->squeeze, mean, 1, squeezed, (fvlm_epilogue){.activation = FVLM_ACTIVATION_RELU});
@@ -512,7 +484,6 @@ void fvlm_vision_forward(const fvlm_vision *vision, fvlm_pool *pool, const uint8
                         .side = resolution / 4};
     pass.x = workspace + pass.layout.x;
     pass.mixed = workspace + pass.layout.mixed;
-    pass.spare = workspace + pass.layout.spare;
     run_stem(&pass, pixels, resolution);
     int network = 0;
     for (size_t i = 0; i < FVLM_STAGES; i++)

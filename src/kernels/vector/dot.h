@@ -18,7 +18,6 @@
 #if defined(__AVX512F__)
 
 enum { DOT_ROWS = 14 }; /* rows of a tile: 28 sums, 2 vectors of weights, 1 of activations */
-#define DOT_LEVELS 255
 typedef __m512i vd;
 
 FVLM_INLINE vd vd_load(const void *p) { return _mm512_loadu_si512(p); }
@@ -32,6 +31,10 @@ FVLM_INLINE vd vd_spread(const void *p)
     return _mm512_set1_epi32(unit);
 }
 FVLM_INLINE vf vd_float(vd a) { return _mm512_cvtepi32_ps(a); }
+FVLM_INLINE vf vd_as_float(vd a) { return _mm512_castsi512_ps(a); } /* the bits */
+/* The first and the second bf16 number of each unit. */
+FVLM_INLINE vf vd_first_bf16(vd a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
+FVLM_INLINE vf vd_second_bf16(vd a) { return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(-0x10000))); }
 #if defined(__AVX512BF16__)
 FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 /* VF_LANES numbers, rounded to nearest even. */
@@ -39,9 +42,7 @@ FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a) { _mm256_storeu_si256((__m256i
 #else
 FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
 {
-    const __m512i high = _mm512_set1_epi32((int)0xffff0000);
-    sum = vf_fma(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)), sum);
-    return vf_fma(_mm512_castsi512_ps(_mm512_and_si512(a, high)), _mm512_castsi512_ps(_mm512_and_si512(b, high)), sum);
+    return vf_fma(vd_second_bf16(a), vd_second_bf16(b), vf_fma(vd_first_bf16(a), vd_first_bf16(b), sum));
 }
 FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a)
 {
@@ -53,6 +54,8 @@ FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a)
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 #endif
+#if defined(__AVX512VNNI__)
+#define DOT_LEVELS 255
 /* a unsigned, b signed. Written as assembly because gcc 12 copies and spills the sums around the intrinsic, which
  * halves the speed of a tile. */
 FVLM_INLINE vd vd_dot_u8s8(vd sum, vd a, vd b)
@@ -60,6 +63,14 @@ FVLM_INLINE vd vd_dot_u8s8(vd sum, vd a, vd b)
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
 }
+#else
+#define DOT_LEVELS 127
+FVLM_INLINE vd vd_dot_u8s8(vd sum, vd a, vd b)
+{
+    __m512i pairs = _mm512_maddubs_epi16(a, b);
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+#endif
 /* VF_LANES integers nearest to a, within 0..255 and -128..127. */
 FVLM_INLINE void vf_store_u8(uint8_t *p, vf a)
 {
@@ -117,11 +128,12 @@ FVLM_INLINE vd vd_spread(const void *p)
     return _mm256_set1_epi32(unit);
 }
 FVLM_INLINE vf vd_float(vd a) { return _mm256_cvtepi32_ps(a); }
+FVLM_INLINE vf vd_as_float(vd a) { return _mm256_castsi256_ps(a); }
+FVLM_INLINE vf vd_first_bf16(vd a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
+FVLM_INLINE vf vd_second_bf16(vd a) { return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32(-0x10000))); }
 FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
 {
-    const __m256i high = _mm256_set1_epi32((int)0xffff0000);
-    sum = vf_fma(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), sum);
-    return vf_fma(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)), sum);
+    return vf_fma(vd_second_bf16(a), vd_second_bf16(b), vf_fma(vd_first_bf16(a), vd_first_bf16(b), sum));
 }
 FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a)
 {
@@ -187,6 +199,55 @@ FVLM_INLINE vf_index vf_lanes(size_t each, size_t step)
     return _mm256_loadu_si256((const __m256i *)lanes);
 }
 FVLM_INLINE vf vf_spread(const float *p, vf_index index) { return _mm256_permutevar8x32_ps(vf_load(p), index); }
+
+#else /* NEON */
+
+#define DOT_LEVELS 127
+typedef int32x4_t vd;
+
+FVLM_INLINE vd vd_load(const void *p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
+FVLM_INLINE void vd_store(void *p, vd a) { vst1q_u8(p, vreinterpretq_u8_s32(a)); }
+FVLM_INLINE vd vd_zero(void) { return vdupq_n_s32(0); }
+FVLM_INLINE vd vd_spread(const void *p)
+{
+    int32_t unit;
+    memcpy(&unit, p, sizeof unit);
+    return vdupq_n_s32(unit);
+}
+FVLM_INLINE vf vd_float(vd a) { return vcvtq_f32_s32(a); }
+FVLM_INLINE vf vd_as_float(vd a) { return vreinterpretq_f32_s32(a); }
+FVLM_INLINE vf vd_first_bf16(vd a) { return vreinterpretq_f32_s32(vshlq_n_s32(a, 16)); }
+FVLM_INLINE vf vd_second_bf16(vd a) { return vreinterpretq_f32_s32(vandq_s32(a, vdupq_n_s32(-0x10000))); }
+FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
+{
+    return vf_fma(vd_second_bf16(a), vd_second_bf16(b), vf_fma(vd_first_bf16(a), vd_first_bf16(b), sum));
+}
+FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a)
+{
+    uint32x4_t bits = vreinterpretq_u32_f32(a), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+    rounded = vbslq_u32(vceqq_f32(a, a), rounded, vorrq_u32(bits, vdupq_n_u32(0x400000)));
+    vst1_u16(p, vshrn_n_u32(rounded, 16));
+}
+FVLM_INLINE vd vd_dot_u8s8(vd sum, vd a, vd b)
+{
+    int8x16_t x = vreinterpretq_s8_s32(a), w = vreinterpretq_s8_s32(b);
+    int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(w)), high = vmull_s8(vget_high_s8(x), vget_high_s8(w));
+    return vpadalq_s16(sum, vpaddq_s16(low, high));
+}
+FVLM_INLINE void vf_store_u8(uint8_t *p, vf a)
+{
+    uint16x4_t halves = vqmovun_s32(vcvtnq_s32_f32(a));
+    uint32_t word = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(halves, halves))), 0);
+    memcpy(p, &word, sizeof word);
+}
+FVLM_INLINE void vf_store_i8(int8_t *p, vf a)
+{
+    int16x4_t halves = vqmovn_s32(vcvtnq_s32_f32(a));
+    uint32_t word = vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(halves, halves))), 0);
+    memcpy(p, &word, sizeof word);
+}
+FVLM_INLINE float vf_least(vf a) { return vminvq_f32(a); }
 
 #endif
 /* clang-format on */

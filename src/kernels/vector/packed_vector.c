@@ -1,9 +1,10 @@
 /* Packed linear layers over the vector vocabulary and its dot products.
  *
- * The innermost loop multiplies a tile of up to DOT_ROWS rows of activations by one panel of weights and leaves the raw
- * sums, [rows, FVLM_PACKED_PANEL] of float32 or int32, in level 1 cache; what follows reads them from there: scaling of
- * integers, then the epilogue into y, or GELU and rounding into the activations of an FFN's second layer.
+ * The innermost loop multiplies a tile of up to ROWS rows of activations by two vectors of a panel of weights and
+ * leaves the raw sums, [rows, WIDTH] of float32 or int32, in level 1 cache; what follows reads them from there: scaling
+ * of integers, then the epilogue into y, or GELU and rounding into the activations of an FFN's second layer.
  */
+#include <stdbool.h>
 #include <string.h>
 
 #include "kernels/packed_block.h"
@@ -11,91 +12,102 @@
 #include "kernels/vector/interleave.h"
 #include "kernels/vector/vector_math.h"
 
-enum { PANEL = INTERLEAVED, VECTORS = PANEL / VF_LANES, UNIT_BYTES = 4 };
+enum { PANEL = FVLM_PACKED_PANEL, UNIT_BYTES = FVLM_PACKED_UNIT, VECTORS = 2, WIDTH = VECTORS * VF_LANES };
+/* Rows of a tile: 2 sums each, beside 2 vectors of weights and 1 of activations. */
+enum { ROWS = VF_REGISTERS == 32 ? 14 : 6 };
 
 struct tile {
-    size_t row, rows; /* of the block; at most DOT_ROWS */
-    size_t panel;
-    float sums[DOT_ROWS * PANEL];       /* bf16: raw sums; int8: those of slices before the last, scaled */
-    int32_t integers[DOT_ROWS * PANEL]; /* int8: raw sums of the last slice */
+    size_t row, rows;               /* of the block; at most ROWS */
+    size_t channel;                 /* the first of WIDTH */
+    float sums[ROWS * WIDTH];       /* raw sums; int8: those of slices before the last, scaled */
+    int32_t integers[ROWS * WIDTH]; /* int8: raw sums of the last slice */
 };
 
-FVLM_INLINE void dot_bf16(size_t rows, const uint8_t *x, size_t stride, const uint8_t *w, size_t units, float *sums)
+/* The sums of a tile in registers; those of the other kind do not exist. */
+struct sums {
+    vf floats[ROWS][VECTORS];
+    vd integers[ROWS][VECTORS];
+};
+
+FVLM_INLINE void multiply_unit(fvlm_packed_type type, bool second, vd x, vd w, vf *sum, vd *integers)
 {
-    vf sum[DOT_ROWS][VECTORS];
-    FVLM_UNROLL
-    for (size_t i = 0; i < rows; i++)
-        FVLM_UNROLL
-    for (int v = 0; v < VECTORS; v++)
-        sum[i][v] = vf_zero();
-    for (size_t k = 0; k < units; k++) {
-        vd weights[VECTORS];
-        FVLM_UNROLL
-        for (int v = 0; v < VECTORS; v++)
-            weights[v] = vd_load(w + (k * PANEL + (size_t)v * VF_LANES) * UNIT_BYTES);
-        FVLM_UNROLL
-        for (size_t i = 0; i < rows; i++) {
-            vd unit = vd_spread(x + i * stride + k * UNIT_BYTES);
-            FVLM_UNROLL
-            for (int v = 0; v < VECTORS; v++)
-                sum[i][v] = vd_dot_bf16(sum[i][v], unit, weights[v]);
-        }
-    }
-    FVLM_UNROLL
-    for (size_t i = 0; i < rows; i++)
-        FVLM_UNROLL
-    for (int v = 0; v < VECTORS; v++)
-        vf_store(sums + i * PANEL + v * VF_LANES, sum[i][v]);
+    if (type == FVLM_PACKED_INT8)
+        *integers = vd_dot_u8s8(*integers, x, w);
+    else if (type == FVLM_PACKED_BF16)
+        *sum = vd_dot_bf16(*sum, x, w);
+    else if (type == FVLM_PACKED_FP32)
+        *sum = vf_fma(vd_as_float(x), vd_as_float(w), *sum);
+    else
+        *sum = vf_fma(vd_as_float(x), second ? vd_second_bf16(w) : vd_first_bf16(w), *sum);
 }
 
-FVLM_INLINE void dot_int8(size_t rows, const uint8_t *x, size_t stride, const uint8_t *w, size_t units, int32_t *sums)
+/* A unit of weights with a unit of each row of x, or, for FVLM_PACKED_FP32_BF16, with the first or second input. */
+FVLM_INLINE void multiply_step(fvlm_packed_type type, bool second, size_t rows, const uint8_t *x, size_t stride,
+                               const uint8_t *w, struct sums *sums)
 {
-    vd sum[DOT_ROWS][VECTORS];
+    vd weights[VECTORS];
     FVLM_UNROLL
-    for (size_t i = 0; i < rows; i++)
-        FVLM_UNROLL
     for (int v = 0; v < VECTORS; v++)
-        sum[i][v] = vd_zero();
-    for (size_t k = 0; k < units; k++) {
-        vd weights[VECTORS];
+        weights[v] = vd_load(w + v * VF_LANES * UNIT_BYTES);
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++) {
+        vd unit = vd_spread(x + i * stride);
         FVLM_UNROLL
         for (int v = 0; v < VECTORS; v++)
-            weights[v] = vd_load(w + (k * PANEL + (size_t)v * VF_LANES) * UNIT_BYTES);
-        FVLM_UNROLL
-        for (size_t i = 0; i < rows; i++) {
-            vd unit = vd_spread(x + i * stride + k * UNIT_BYTES);
-            FVLM_UNROLL
-            for (int v = 0; v < VECTORS; v++)
-                sum[i][v] = vd_dot_u8s8(sum[i][v], unit, weights[v]);
-        }
+            multiply_unit(type, second, unit, weights[v], &sums->floats[i][v], &sums->integers[i][v]);
     }
+}
+
+/* `rows` rows of x with a panel, `inputs` deep. */
+FVLM_INLINE void dot_rows(fvlm_packed_type type, size_t rows, const uint8_t *x, size_t stride, const uint8_t *w,
+                          size_t inputs, struct tile *tile)
+{
+    struct sums sums;
     FVLM_UNROLL
     for (size_t i = 0; i < rows; i++)
         FVLM_UNROLL
-    for (int v = 0; v < VECTORS; v++)
-        vd_store(sums + i * PANEL + v * VF_LANES, sum[i][v]);
+    for (int v = 0; v < VECTORS; v++) {
+        sums.floats[i][v] = vf_zero();
+        sums.integers[i][v] = vd_zero();
+    }
+    const size_t unit = fvlm_packed_unit(type), x_step = unit * fvlm_packed_input_bytes(type);
+    /* Behind an odd number of inputs there may be no other one to read. */
+    size_t units = type == FVLM_PACKED_FP32_BF16 ? inputs / unit : (inputs + unit - 1) / unit;
+    for (size_t k = 0; k < units; k++, x += x_step, w += PANEL * UNIT_BYTES) {
+        multiply_step(type, false, rows, x, stride, w, &sums);
+        if (type == FVLM_PACKED_FP32_BF16)
+            multiply_step(type, true, rows, x + sizeof(float), stride, w, &sums);
+    }
+    if (type == FVLM_PACKED_FP32_BF16 && inputs % unit != 0)
+        multiply_step(type, false, rows, x, stride, w, &sums);
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++) {
+        if (type == FVLM_PACKED_INT8)
+            vd_store(tile->integers + i * WIDTH + v * VF_LANES, sums.integers[i][v]);
+        else
+            vf_store(tile->sums + i * WIDTH + v * VF_LANES, sums.floats[i][v]);
+    }
 }
 
 /* One body for each number of rows, so that the sums are registers. */
 #define DOT_CASE(n)                                                                                                    \
     case n:                                                                                                            \
-        if (type == FVLM_PACKED_BF16)                                                                                  \
-            dot_bf16(n, x, stride, w, units, tile->sums);                                                              \
-        else                                                                                                           \
-            dot_int8(n, x, stride, w, units, tile->integers);                                                          \
+        dot_rows(type, n, x, stride, w, inputs, tile);                                                                 \
         break;
 
-FVLM_INLINE void dot(fvlm_packed_type type, const uint8_t *x, size_t stride, const uint8_t *w, size_t units,
+FVLM_INLINE void dot(fvlm_packed_type type, const uint8_t *x, size_t stride, const uint8_t *w, size_t inputs,
                      struct tile *tile)
 {
     switch (tile->rows) {
         DOT_CASE(1)
         DOT_CASE(2)
         DOT_CASE(3)
-#if defined(__AVX512F__)
         DOT_CASE(4)
         DOT_CASE(5)
         DOT_CASE(6)
+#if VF_REGISTERS == 32
         DOT_CASE(7)
         DOT_CASE(8)
         DOT_CASE(9)
@@ -108,14 +120,14 @@ FVLM_INLINE void dot(fvlm_packed_type type, const uint8_t *x, size_t stride, con
     }
 }
 
-/* What the integers of one panel and slice are worth. */
+/* What the integers of some channels and one slice are worth. */
 struct worth {
     vf scale, sum; /* of the weights of VF_LANES channels */
 };
 
-FVLM_INLINE struct worth worth_of(const fvlm_packed *w, size_t panel, size_t slice, int v)
+FVLM_INLINE struct worth worth_of(const fvlm_packed *w, size_t channel, size_t slice)
 {
-    size_t padded = (w->rows + PANEL - 1) / PANEL * PANEL, channel = panel * PANEL + (size_t)v * VF_LANES;
+    size_t padded = (w->rows + PANEL - 1) / PANEL * PANEL;
     return (struct worth){vf_load(w->scales + channel), vf_load(w->sums + slice * padded + channel)};
 }
 
@@ -131,25 +143,27 @@ FVLM_INLINE vf worth_apply(struct worth worth, const fvlm_packed_rows *x, size_t
 FVLM_INLINE void multiply(fvlm_packed_type type, const fvlm_packed_block *call, struct tile *tile)
 {
     const fvlm_packed *w = call->w;
-    size_t unit = fvlm_packed_unit(type), units = (w->cols + unit - 1) / unit, slice_units = FVLM_PACKED_SLICE / unit;
-    size_t first = call->slice * slice_units, end = (call->slice + call->slices) * slice_units;
-    const uint8_t *data = (const uint8_t *)w->data + tile->panel * units * PANEL * UNIT_BYTES;
+    size_t unit = fvlm_packed_unit(type), units = (w->cols + unit - 1) / unit;
+    size_t first = call->slice * FVLM_PACKED_SLICE, end = (call->slice + call->slices) * FVLM_PACKED_SLICE;
+    size_t place = (tile->channel / PANEL * units + first / unit) * PANEL + tile->channel % PANEL;
+    const uint8_t *data = (const uint8_t *)w->data + place * UNIT_BYTES;
     const uint8_t *x = call->x->data + (call->first_row + tile->row) * call->x->stride;
-    if (end > units)
-        end = units;
-    if (type == FVLM_PACKED_BF16) {
-        dot(type, x, call->x->stride, data + first * PANEL * UNIT_BYTES, end - first, tile);
+    if (end > w->cols)
+        end = w->cols;
+    if (type != FVLM_PACKED_INT8) {
+        dot(type, x, call->x->stride, data, end - first, tile);
         return;
     }
     for (size_t slice = 0;; slice++) {
-        size_t from = first + slice * slice_units, to = from + slice_units < end ? from + slice_units : end;
-        dot(type, x + (from - first) * UNIT_BYTES, call->x->stride, data + from * PANEL * UNIT_BYTES, to - from, tile);
+        size_t done = slice * FVLM_PACKED_SLICE, left = end - first - done;
+        dot(type, x + done, call->x->stride, data + done * PANEL, left < FVLM_PACKED_SLICE ? left : FVLM_PACKED_SLICE,
+            tile);
         if (slice + 1 == call->slices)
             return;
         for (int v = 0; v < VECTORS; v++) {
-            struct worth worth = worth_of(w, tile->panel, call->slice + slice, v);
+            struct worth worth = worth_of(w, tile->channel + (size_t)v * VF_LANES, call->slice + slice);
             for (size_t i = 0; i < tile->rows; i++) {
-                size_t at = i * PANEL + (size_t)v * VF_LANES;
+                size_t at = i * WIDTH + (size_t)v * VF_LANES;
                 vf value =
                     worth_apply(worth, call->x, slice, call->first_row + tile->row + i, vd_load(tile->integers + at));
                 vf_store(tile->sums + at, slice == 0 ? value : vf_add(value, vf_load(tile->sums + at)));
@@ -162,8 +176,8 @@ FVLM_INLINE void multiply(fvlm_packed_type type, const fvlm_packed_block *call, 
 FVLM_INLINE vf tile_sum(fvlm_packed_type type, const fvlm_packed_block *call, const struct tile *tile,
                         struct worth worth, size_t i, int v)
 {
-    size_t at = i * PANEL + (size_t)v * VF_LANES, last = call->slices - 1;
-    if (type == FVLM_PACKED_BF16)
+    size_t at = i * WIDTH + (size_t)v * VF_LANES, last = call->slices - 1;
+    if (type != FVLM_PACKED_INT8)
         return vf_load(tile->sums + at);
     vf value = worth_apply(worth, call->x, last, call->first_row + tile->row + i, vd_load(tile->integers + at));
     return last == 0 ? value : vf_add(value, vf_load(tile->sums + at));
@@ -172,9 +186,9 @@ FVLM_INLINE vf tile_sum(fvlm_packed_type type, const fvlm_packed_block *call, co
 FVLM_INLINE struct worth last_worth(fvlm_packed_type type, const fvlm_packed_block *call, const struct tile *tile,
                                     int v)
 {
-    if (type == FVLM_PACKED_BF16)
+    if (type != FVLM_PACKED_INT8)
         return (struct worth){vf_zero(), vf_zero()};
-    return worth_of(call->w, tile->panel, call->slice + call->slices - 1, v);
+    return worth_of(call->w, tile->channel + (size_t)v * VF_LANES, call->slice + call->slices - 1);
 }
 
 FVLM_INLINE vf load_channels(const float *p, size_t channel, size_t n, float otherwise)
@@ -184,9 +198,10 @@ FVLM_INLINE vf load_channels(const float *p, size_t channel, size_t n, float oth
     return n == VF_LANES ? vf_load(p + channel) : vf_load_n(p + channel, n);
 }
 
-FVLM_INLINE vf activate(fvlm_activation activation, vf x)
+FVLM_INLINE vf activate(fvlm_packed_type type, fvlm_activation activation, vf x)
 {
-    return activation == FVLM_ACTIVATION_GELU ? vf_gelu_near(x) : vf_activate(activation, x);
+    bool near = activation == FVLM_ACTIVATION_GELU && !fvlm_packed_is_fp32(type);
+    return near ? vf_gelu_near(x) : vf_activate(activation, x);
 }
 
 FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const fvlm_packed_block *call,
@@ -194,21 +209,27 @@ FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const
 {
     const fvlm_epilogue *epilogue = call->epilogue;
     for (int v = 0; v < VECTORS; v++) {
-        size_t channel = tile->panel * PANEL + (size_t)v * VF_LANES;
+        size_t channel = tile->channel + (size_t)v * VF_LANES;
         if (channel >= call->w->rows)
             return;
         size_t n = call->w->rows - channel < VF_LANES ? call->w->rows - channel : VF_LANES;
         struct worth worth = last_worth(type, call, tile, v);
         vf bias = load_channels(epilogue->bias, channel, n, 0), scale = load_channels(epilogue->scale, channel, n, 1);
+        size_t line = tile->row / call->line, place = tile->row % call->line;
         for (size_t i = 0; i < tile->rows; i++) {
-            size_t row = tile->row + i;
-            vf value = activate(activation, vf_add(tile_sum(type, call, tile, worth, i, v), bias));
+            vf value = activate(type, activation, vf_add(tile_sum(type, call, tile, worth, i, v), bias));
             if (epilogue->residual)
-                value = vf_fma(value, scale,
-                               load_channels(epilogue->residual + row * epilogue->residual_stride, channel, n, 0));
+                value = vf_fma(
+                    value, scale,
+                    load_channels(epilogue->residual + line * call->line_stride + place * epilogue->residual_stride,
+                                  channel, n, 0));
             else
                 value = vf_mul(value, scale);
-            float *y = call->y + row * call->y_stride + channel;
+            float *y = call->y + line * call->line_stride + place * call->y_stride + channel;
+            if (++place == call->line) {
+                place = 0;
+                line++;
+            }
             if (n == VF_LANES)
                 vf_store(y, value);
             else
@@ -221,15 +242,15 @@ FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const
  * rows waits for its own sums. */
 FVLM_INLINE size_t next_rows(size_t rows_left)
 {
-    size_t tiles = (rows_left + DOT_ROWS - 1) / DOT_ROWS;
+    size_t tiles = (rows_left + ROWS - 1) / ROWS;
     return (rows_left + tiles - 1) / tiles;
 }
 
 FVLM_INLINE void block_of(fvlm_packed_type type, const fvlm_packed_block *call)
 {
     struct tile tile;
-    for (size_t channel = call->first; channel < call->first + call->count; channel += PANEL) {
-        tile.panel = channel / PANEL;
+    for (size_t channel = call->first; channel < call->first + call->count; channel += WIDTH) {
+        tile.channel = channel;
         for (tile.row = 0; tile.row < call->rows; tile.row += tile.rows) {
             tile.rows = next_rows(call->rows - tile.row);
             multiply(type, call, &tile);
@@ -243,10 +264,20 @@ FVLM_INLINE void block_of(fvlm_packed_type type, const fvlm_packed_block *call)
 
 static void block(const fvlm_packed_block *call)
 {
-    if (call->w->type == FVLM_PACKED_BF16)
+    switch (call->w->type) {
+    case FVLM_PACKED_FP32:
+        block_of(FVLM_PACKED_FP32, call);
+        break;
+    case FVLM_PACKED_FP32_BF16:
+        block_of(FVLM_PACKED_FP32_BF16, call);
+        break;
+    case FVLM_PACKED_BF16:
         block_of(FVLM_PACKED_BF16, call);
-    else
+        break;
+    case FVLM_PACKED_INT8:
         block_of(FVLM_PACKED_INT8, call);
+        break;
+    }
 }
 
 /* x as integers above `low`; scale * (low + integer) is x. */
@@ -267,7 +298,7 @@ FVLM_INLINE void finish_hidden(fvlm_packed_type type, const fvlm_packed_block *c
                                const fvlm_packed_rows *to)
 {
     for (int v = 0; v < VECTORS; v++) {
-        size_t channel = tile->panel * PANEL + (size_t)v * VF_LANES, column = channel - call->first;
+        size_t channel = tile->channel + (size_t)v * VF_LANES, column = channel - call->first;
         if (channel >= call->w->rows)
             return;
         size_t n = call->w->rows - channel < VF_LANES ? call->w->rows - channel : VF_LANES;
@@ -275,9 +306,14 @@ FVLM_INLINE void finish_hidden(fvlm_packed_type type, const fvlm_packed_block *c
         vf bias = load_channels(call->epilogue->bias, channel, n, 0);
         for (size_t i = 0; i < tile->rows; i++) {
             size_t row = tile->row + i;
-            vf value = vf_gelu_near(vf_add(tile_sum(type, call, tile, worth, i, v), bias));
+            vf value = activate(type, FVLM_ACTIVATION_GELU, vf_add(tile_sum(type, call, tile, worth, i, v), bias));
+            void *out = to->data + row * to->stride;
+            if (fvlm_packed_is_fp32(type)) {
+                vf_store((float *)out + column, value);
+                continue;
+            }
             if (type == FVLM_PACKED_BF16) {
-                vf_store_bf16((uint16_t *)(void *)(to->data + row * to->stride) + column, value);
+                vf_store_bf16((uint16_t *)out + column, value);
                 continue;
             }
             float *y = call->y + row * call->y_stride;
@@ -291,15 +327,15 @@ FVLM_INLINE void finish_hidden(fvlm_packed_type type, const fvlm_packed_block *c
 FVLM_INLINE void hidden_of(fvlm_packed_type type, const fvlm_packed_block *call, const fvlm_packed_rows *to)
 {
     struct tile tile;
-    for (size_t channel = call->first; channel < call->first + call->count; channel += PANEL) {
-        tile.panel = channel / PANEL;
+    for (size_t channel = call->first; channel < call->first + call->count; channel += WIDTH) {
+        tile.channel = channel;
         for (tile.row = 0; tile.row < call->rows; tile.row += tile.rows) {
             tile.rows = next_rows(call->rows - tile.row);
             multiply(type, call, &tile);
             finish_hidden(type, call, &tile, to);
         }
     }
-    if (type == FVLM_PACKED_BF16)
+    if (type != FVLM_PACKED_INT8)
         return;
     for (size_t row = 0; row < call->rows; row++) {
         const float *y = call->y + row * call->y_stride;
@@ -311,10 +347,20 @@ FVLM_INLINE void hidden_of(fvlm_packed_type type, const fvlm_packed_block *call,
 
 static void hidden(const fvlm_packed_block *call, const fvlm_packed_rows *to)
 {
-    if (call->w->type == FVLM_PACKED_BF16)
+    switch (call->w->type) {
+    case FVLM_PACKED_FP32:
+        hidden_of(FVLM_PACKED_FP32, call, to);
+        break;
+    case FVLM_PACKED_FP32_BF16:
+        hidden_of(FVLM_PACKED_FP32_BF16, call, to);
+        break;
+    case FVLM_PACKED_BF16:
         hidden_of(FVLM_PACKED_BF16, call, to);
-    else
+        break;
+    case FVLM_PACKED_INT8:
         hidden_of(FVLM_PACKED_INT8, call, to);
+        break;
+    }
 }
 
 FVLM_INLINE void to_bf16(const float *x, size_t cols, uint16_t *to)
@@ -366,7 +412,11 @@ static void prepare(fvlm_packed_type type, const float *x, size_t x_stride, size
 static void round_weights(fvlm_packed_type type, const float *w, size_t cols, uint8_t *to, float *scale, float *sums,
                           size_t sums_stride)
 {
-    if (type == FVLM_PACKED_BF16) {
+    if (type == FVLM_PACKED_FP32) {
+        memcpy(to, w, cols * sizeof *w);
+        return;
+    }
+    if (type != FVLM_PACKED_INT8) {
         to_bf16(w, cols, (uint16_t *)(void *)to);
         return;
     }
