@@ -1,9 +1,10 @@
-/* Write a small checkpoint with made-up weights, for `make demo`: make_demo_model FOLDER.
+/* Write a checkpoint with made-up weights: make_demo_model FOLDER [demo|0.5b|1.5b|7b].
  *
  * The folder has the layout of the published LLaVA checkpoints: config.json, a tokenizer, model.safetensors in bf16.
- * The tower's stages, blocks and names are the real ones with small widths (mm_vision_arch), so that every kernel of
- * the real model runs. The vocabulary is the 256 bytes and a list of words; bytes have small output weights, so an
- * answer is a row of words. It means nothing: the weights are random numbers.
+ * `demo` (the default, for `make demo`) is small: the tower's stages, blocks and names are the real ones with small
+ * widths (mm_vision_arch), so that every kernel of the real model runs. The others have the published models' shapes,
+ * for measurements; 7b needs 16 GB of memory. The tokenizer knows the 256 bytes and a list of words; only words have
+ * large output weights, so an answer is a row of words. It means nothing: the weights are random numbers.
  */
 #include <math.h>
 #include <stdio.h>
@@ -16,13 +17,15 @@
 #include "base/text_buffer.h"
 #include "formats/tensor_table.h"
 
-enum { STAGES = 5, RATIO = 4, RESOLUTION = 256 };
-enum { HIDDEN = 128, FFN = 384, LAYERS = 2, HEADS = 2, KV_HEADS = 1, HEAD_DIM = HIDDEN / HEADS };
-enum { BYTES = 256, MAX_TENSORS = 512 };
+enum { STAGES = 5, RATIO = 4, BYTES = 256, MAX_TENSORS = 1024 };
 
-static const size_t layers[STAGES] = {1, 2, 2, 1, 1}, widths[STAGES] = {16, 32, 64, 128, 256};
-static const size_t features = 2 * 256; /* conv_exp doubles the last stage's width */
-#define TOWER "model.vision_tower.vision_tower.model."
+typedef struct sizes {
+    const char *name;
+    size_t layers[STAGES], widths[STAGES]; /* of the tower; conv_exp doubles the last stage's width */
+    size_t hidden, ffn, decoder_layers, heads, kv_heads, vocabulary;
+    bool tied;
+    int resolution, context;
+} sizes;
 
 static const char *const words[] = {
     "a",      "and",   "at",     "beach",   "bird",  "blue",  "boat", "bright", "by",    "calm",  "cloud",  "coast",
@@ -30,11 +33,25 @@ static const char *const words[] = {
     "in",     "is",    "island", "it",      "light", "long",  "near", "night",  "of",    "on",    "orange", "over",
     "person", "quiet", "red",    "rock",    "sail",  "sand",  "sea",  "shines", "shore", "sky",   "slowly", "small",
     "summer", "sun",   "the",    "tree",    "under", "water", "wave", "west",   "white", "wind",  "with",   "yellow"};
-enum { WORDS = sizeof words / sizeof *words, SPECIALS = 3, VOCABULARY = BYTES + WORDS + SPECIALS };
+enum { WORDS = sizeof words / sizeof *words, SPECIALS = 3, TOKENS = BYTES + WORDS + SPECIALS };
 static const char *const specials[SPECIALS] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+#define TOWER "model.vision_tower.vision_tower.model."
+
+#define FASTVITHD                                                                                                      \
+    {2, 12, 24, 4, 2},                                                                                                 \
+    {                                                                                                                  \
+        96, 192, 384, 768, 1536                                                                                        \
+    }
+static const sizes models[] = {
+    {"demo", {1, 2, 2, 1, 1}, {16, 32, 64, 128, 256}, 128, 384, 2, 2, 1, TOKENS, true, 256, 2048},
+    {"0.5b", FASTVITHD, 896, 4864, 24, 14, 2, 151936, true, 1024, 32768},
+    {"1.5b", FASTVITHD, 1536, 8960, 28, 12, 2, 151936, true, 1024, 32768},
+    {"7b", FASTVITHD, 3584, 18944, 28, 28, 4, 152064, false, 1024, 32768},
+};
 
 /* The tensors to write. Data is bf16. */
 typedef struct model {
+    const sizes *shape;
     fvlm_arena *arena;
     fvlm_tensor tensors[MAX_TENSORS];
     size_t count;
@@ -131,6 +148,7 @@ static void add_block(model *m, const char *prefix, size_t c, bool attention)
 
 static void add_tower(model *m)
 {
+    const size_t *widths = m->shape->widths, *layers = m->shape->layers, features = 2 * widths[STAGES - 1];
     char prefix[96];
     name_buffer n;
     add_conv(m, TOWER "patch_embed.0.reparam_conv", widths[0], 3, 3, true, false);
@@ -159,32 +177,36 @@ static void add_tower(model *m)
     add_conv(m, TOWER "conv_exp.reparam_conv", features, 1, 3, true, false);
     add_conv(m, TOWER "conv_exp.se.reduce", features / 16, features, 1, true, false);
     add_conv(m, TOWER "conv_exp.se.expand", features, features / 16, 1, true, false);
-    add_linear(m, "model.mm_projector.0", HIDDEN, features, true);
-    add_linear(m, "model.mm_projector.2", HIDDEN, HIDDEN, true);
+    add_linear(m, "model.mm_projector.0", m->shape->hidden, features, true);
+    add_linear(m, "model.mm_projector.2", m->shape->hidden, m->shape->hidden, true);
 }
 
 static void add_decoder(model *m)
 {
+    const sizes *s = m->shape;
+    size_t hidden = s->hidden, keys = hidden / s->heads * s->kv_heads, weights = s->vocabulary * hidden;
     char prefix[64];
     name_buffer n;
-    uint16_t *embedding = add(m, "model.embed_tokens.weight", (size_t[]){VOCABULARY, HIDDEN}, 2, 0, 0.3f);
-    /* Tied with the output: what is not a word gets small weights and so is hardly ever said. */
-    for (size_t i = 0; embedding && i < (size_t)VOCABULARY * HIDDEN; i++)
-        if (i / HIDDEN < BYTES || i / HIDDEN >= BYTES + WORDS)
-            embedding[i] = fvlm_bf16_from_float(0.2f * fvlm_float_from_bf16(embedding[i]));
-    for (size_t layer = 0; layer < LAYERS; layer++) {
+    uint16_t *output = add(m, "model.embed_tokens.weight", (size_t[]){s->vocabulary, hidden}, 2, 0, 0.3f);
+    if (!s->tied)
+        output = add(m, "lm_head.weight", (size_t[]){s->vocabulary, hidden}, 2, 0, 0.3f);
+    /* What is not a word gets small weights and so is hardly ever said. */
+    for (size_t i = 0; output && i < weights; i++)
+        if (i / hidden < BYTES || i / hidden >= BYTES + WORDS)
+            output[i] = fvlm_bf16_from_float(0.2f * fvlm_float_from_bf16(output[i]));
+    for (size_t layer = 0; layer < s->decoder_layers; layer++) {
         snprintf(prefix, sizeof prefix, "model.layers.%zu.", layer);
-        add_vector(m, join(m, n, prefix, "input_layernorm.weight"), HIDDEN, 1, 0.1f);
-        add_vector(m, join(m, n, prefix, "post_attention_layernorm.weight"), HIDDEN, 1, 0.1f);
-        add_linear(m, join(m, n, prefix, "self_attn.q_proj"), HEADS * HEAD_DIM, HIDDEN, true);
-        add_linear(m, join(m, n, prefix, "self_attn.k_proj"), KV_HEADS * HEAD_DIM, HIDDEN, true);
-        add_linear(m, join(m, n, prefix, "self_attn.v_proj"), KV_HEADS * HEAD_DIM, HIDDEN, true);
-        add_linear(m, join(m, n, prefix, "self_attn.o_proj"), HIDDEN, HEADS * HEAD_DIM, false);
-        add_linear(m, join(m, n, prefix, "mlp.gate_proj"), FFN, HIDDEN, false);
-        add_linear(m, join(m, n, prefix, "mlp.up_proj"), FFN, HIDDEN, false);
-        add_linear(m, join(m, n, prefix, "mlp.down_proj"), HIDDEN, FFN, false);
+        add_vector(m, join(m, n, prefix, "input_layernorm.weight"), hidden, 1, 0.1f);
+        add_vector(m, join(m, n, prefix, "post_attention_layernorm.weight"), hidden, 1, 0.1f);
+        add_linear(m, join(m, n, prefix, "self_attn.q_proj"), hidden, hidden, true);
+        add_linear(m, join(m, n, prefix, "self_attn.k_proj"), keys, hidden, true);
+        add_linear(m, join(m, n, prefix, "self_attn.v_proj"), keys, hidden, true);
+        add_linear(m, join(m, n, prefix, "self_attn.o_proj"), hidden, hidden, false);
+        add_linear(m, join(m, n, prefix, "mlp.gate_proj"), s->ffn, hidden, false);
+        add_linear(m, join(m, n, prefix, "mlp.up_proj"), s->ffn, hidden, false);
+        add_linear(m, join(m, n, prefix, "mlp.down_proj"), hidden, s->ffn, false);
     }
-    add_vector(m, "model.norm.weight", HIDDEN, 1, 0.1f);
+    add_vector(m, "model.norm.weight", hidden, 1, 0.1f);
 }
 
 static fvlm_status write_text(const char *folder, const char *name, fvlm_text_buffer *text, fvlm_error *error)
@@ -243,27 +265,29 @@ static fvlm_status write_tokenizer(const char *folder, fvlm_error *error)
     return status;
 }
 
-static fvlm_status write_config(const char *folder, fvlm_error *error)
+static fvlm_status write_config(const char *folder, const sizes *s, fvlm_error *error)
 {
     fvlm_text_buffer text = {0};
     fvlm_text_format(&text,
                      "{\n  \"architectures\": [\"LlavaQwen2ForCausalLM\"],\n  \"model_type\": \"llava_qwen2\",\n"
-                     "  \"vocab_size\": %d,\n  \"hidden_size\": %d,\n  \"intermediate_size\": %d,\n"
-                     "  \"num_hidden_layers\": %d,\n  \"num_attention_heads\": %d,\n  \"num_key_value_heads\": %d,\n",
-                     VOCABULARY, HIDDEN, FFN, LAYERS, HEADS, KV_HEADS);
+                     "  \"vocab_size\": %zu,\n  \"hidden_size\": %zu,\n  \"intermediate_size\": %zu,\n"
+                     "  \"num_hidden_layers\": %zu,\n  \"num_attention_heads\": %zu,\n"
+                     "  \"num_key_value_heads\": %zu,\n  \"tie_word_embeddings\": %s,\n",
+                     s->vocabulary, s->hidden, s->ffn, s->decoder_layers, s->heads, s->kv_heads,
+                     s->tied ? "true" : "false");
     fvlm_text_format(&text,
-                     "  \"max_position_embeddings\": 2048,\n  \"rope_theta\": 1000000.0,\n  \"rms_norm_eps\": 1e-06,\n"
-                     "  \"hidden_act\": \"silu\",\n  \"tie_word_embeddings\": true,\n  \"eos_token_id\": %d,\n"
+                     "  \"max_position_embeddings\": %d,\n  \"rope_theta\": 1000000.0,\n  \"rms_norm_eps\": 1e-06,\n"
+                     "  \"hidden_act\": \"silu\",\n  \"eos_token_id\": %d,\n"
                      "  \"mm_vision_tower\": \"mobileclip_l_%d\",\n  \"mm_hidden_size\": %zu,\n"
                      "  \"mm_projector_type\": \"mlp2x_gelu\",\n  \"mm_patch_merge_type\": \"flat\",\n"
                      "  \"image_aspect_ratio\": \"pad\",\n  \"torch_dtype\": \"bfloat16\",\n",
-                     VOCABULARY - 1, RESOLUTION, features);
+                     s->context, TOKENS - 1, s->resolution, 2 * s->widths[STAGES - 1]);
     fvlm_text_append_string(&text, "  \"mm_vision_arch\": {\n    \"layers\": [");
     for (size_t i = 0; i < STAGES; i++)
-        fvlm_text_format(&text, "%s%zu", i ? ", " : "", layers[i]);
+        fvlm_text_format(&text, "%s%zu", i ? ", " : "", s->layers[i]);
     fvlm_text_append_string(&text, "],\n    \"embed_dims\": [");
     for (size_t i = 0; i < STAGES; i++)
-        fvlm_text_format(&text, "%s%zu", i ? ", " : "", widths[i]);
+        fvlm_text_format(&text, "%s%zu", i ? ", " : "", s->widths[i]);
     fvlm_text_format(&text,
                      "],\n    \"mlp_ratio\": %d,\n    \"token_mixers\": "
                      "[\"repmixer\", \"repmixer\", \"repmixer\", \"attention\", \"attention\"]\n  }\n}\n",
@@ -271,13 +295,13 @@ static fvlm_status write_config(const char *folder, fvlm_error *error)
     return write_text(folder, "config.json", &text, error);
 }
 
-static fvlm_status write_weights(const char *folder, fvlm_error *error)
+static fvlm_status write_weights(const char *folder, const sizes *s, fvlm_error *error)
 {
     fvlm_status status = FVLM_OK;
     char *path = fvlm_path_join(folder, "model.safetensors");
     model *m = fvlm_calloc(1, sizeof *m);
     if (m)
-        *m = (model){.arena = fvlm_arena_create(), .state = 2024};
+        *m = (model){.shape = s, .arena = fvlm_arena_create(), .state = 2024};
     if (!m || !m->arena || !path) {
         status = fvlm_fail_memory(error);
     } else {
@@ -294,18 +318,22 @@ static fvlm_status write_weights(const char *folder, fvlm_error *error)
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) {
-        fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+    const char *name = argc > 2 ? argv[2] : models[0].name;
+    size_t i = 0, count = sizeof models / sizeof *models;
+    while (i < count && strcmp(models[i].name, name) != 0)
+        i++;
+    if (argc < 2 || argc > 3 || i == count) {
+        fprintf(stderr, "usage: %s FOLDER [demo|0.5b|1.5b|7b]\n", argv[0]);
         return 2;
     }
     fvlm_error error;
     fvlm_status status = fvlm_folder_create(argv[1], &error);
     if (status == FVLM_OK)
-        status = write_config(argv[1], &error);
+        status = write_config(argv[1], &models[i], &error);
     if (status == FVLM_OK)
         status = write_tokenizer(argv[1], &error);
     if (status == FVLM_OK)
-        status = write_weights(argv[1], &error);
+        status = write_weights(argv[1], &models[i], &error);
     if (status)
         fprintf(stderr, "make_demo_model: %s\n", error.message);
     return status != FVLM_OK;

@@ -14,7 +14,6 @@ import datetime
 import fnmatch
 import json
 import pathlib
-import statistics
 import struct
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import table
 
 HERE = pathlib.Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build"
+MADE = BUILD / "peers" / "full_0.5b"  # a checkpoint with made-up weights
 DECODED = 64  # tokens
 AGREE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.2}  # relative L2 of features from ours in fp32: the same tower?
 
@@ -43,6 +43,10 @@ class Fastvlm:
     def __init__(self, options):
         self.options = options
         self.models = {"full": options.model}
+        if not (options.model / "config.json").exists():
+            if options.model != MADE:
+                sys.exit(f"{options.model} has no config.json: --model takes the folder of a checkpoint")
+            subprocess.run([BUILD / "tools" / "make_demo_model", MADE, "0.5b"], check=True)
 
     def run(self, command, *arguments):
         line = [self.options.fastvlm, command, *map(str, arguments)]
@@ -183,7 +187,7 @@ def parse(known):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names or patterns of: " + " ".join(known))
     parser.add_argument("--again", action="store_true", help="measure cases anew that the results have already")
-    parser.add_argument("--model", type=pathlib.Path, default=BUILD / "peers" / "full_0.5b", help="LLaVA checkpoint")
+    parser.add_argument("--model", type=pathlib.Path, default=MADE, help="LLaVA checkpoint")
     parser.add_argument("--model-7b", type=pathlib.Path, help="checkpoint for the case 7b")
     parser.add_argument("--image", default=HERE.parents[1] / "docs" / "boat.png", type=pathlib.Path)
     parser.add_argument("--prompt", default="What is in the picture? Describe it.")
