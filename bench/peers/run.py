@@ -62,7 +62,7 @@ class Fastvlm:
             if not path.exists():
                 kind = name.removeprefix("7b-")
                 part = path.with_suffix(".part.gguf")
-                keep = "vision=bf16,projector=bf16"
+                keep = "vision=bf16,projector=bf16,embed=q8_0"  # as llama.cpp keeps a tied embedding
                 self.run("convert", "--model", source, "--output", part, "--type", kind, "--keep", keep)
                 part.rename(path)
             self.models[name] = path
