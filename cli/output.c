@@ -136,6 +136,11 @@ void cli_interrupt_catch(void)
     signal(SIGINT, on_interrupt);
 }
 
+void cli_terminate_catch(void)
+{
+    signal(SIGTERM, on_interrupt);
+}
+
 bool cli_interrupted(void)
 {
     return interrupted != 0;

@@ -31,6 +31,8 @@ bool cli_close_output(void);
 
 /* While caught, an interrupt (Ctrl-C) sets a flag; a second one ends the process. */
 void cli_interrupt_catch(void);
+/* The same for the request to end (SIGTERM), which clusters send before they kill. */
+void cli_terminate_catch(void);
 bool cli_interrupted(void);
 /* Back to the system's way. */
 void cli_interrupt_release(void);

@@ -10,5 +10,6 @@
 #include "fastvlm/session.h"
 #include "fastvlm/status.h"
 #include "fastvlm/text.h"
+#include "fastvlm/train.h"
 
 #endif

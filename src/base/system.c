@@ -352,3 +352,31 @@ fvlm_status fvlm_folder_list(const char *folder, char ***names, size_t *count, f
     *count = listing.count;
     return status;
 }
+
+typedef struct numbered {
+    const char *prefix;
+    fvlm_number_fn visit;
+    void *user;
+} numbered;
+
+static fvlm_status visit_numbered(const char *path, bool folder, void *user, fvlm_error *error)
+{
+    const numbered *wanted = user;
+    (void)error;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t length = strlen(wanted->prefix);
+    if (!folder || strncmp(name, wanted->prefix, length) != 0)
+        return FVLM_OK;
+    const char *digits = name + length;
+    size_t count = strspn(digits, "0123456789");
+    if (count > 0 && count <= 18 && digits[count] == '\0')
+        wanted->visit(wanted->user, strtoll(digits, NULL, 10));
+    return FVLM_OK;
+}
+
+fvlm_status fvlm_folder_numbers(const char *path, const char *prefix, fvlm_number_fn visit, void *user,
+                                fvlm_error *error)
+{
+    numbered wanted = {prefix, visit, user};
+    return each_entry(path, visit_numbered, &wanted, error);
+}

@@ -17,6 +17,10 @@ fvlm_status fvlm_folder_remove(const char *path, fvlm_error *error);
 fvlm_status fvlm_folder_only_child(const char *path, char **child, fvlm_error *error);
 /* Names of the files in a folder, in byte order. *names [*count] and what is in it are freed with free(). */
 fvlm_status fvlm_folder_list(const char *folder, char ***names, size_t *count, fvlm_error *error);
+/* Visit the number N of every folder in `path` that is called `prefix` and N. */
+typedef void (*fvlm_number_fn)(void *user, long long number);
+fvlm_status fvlm_folder_numbers(const char *path, const char *prefix, fvlm_number_fn visit, void *user,
+                                fvlm_error *error);
 /* Give a file or folder another name on the same file system; an existing file is replaced. */
 fvlm_status fvlm_path_rename(const char *from, const char *to, fvlm_error *error);
 /* Flush the folder `aside` to the disk and give it the name `path`, whose folder, if there is one, goes. Where the

@@ -98,8 +98,13 @@ static void run_head(void *argument, size_t head, int thread)
 
         product(job, count, seen, dim, value_rows, dim, dout, g->dout_stride, dp, keys, false);
         for (size_t i = 0; i < count; i++) {
-            float d = job->rows->dot(dout + i * g->dout_stride, out + i * a->out_stride, dim);
             float *row = p + i * keys, *drow = dp + i * keys;
+            double sum = 0, products = 0;
+            for (size_t j = 0; j < seen; j++) {
+                sum += row[j];
+                products += (double)row[j] * (double)drow[j];
+            }
+            float d = (float)(products / sum);
             for (size_t j = 0; j < seen; j++)
                 row[j] *= (drow[j] - d) * a->scale;
         }

@@ -69,7 +69,7 @@ static bool rename_timm(const char *from, char *to, size_t to_size)
     return true;
 }
 
-static bool rename_fast_vlm(const char *from, char *to, size_t to_size)
+bool fvlm_rename_fast_vlm(const char *from, char *to, size_t to_size)
 {
     const char *rest;
     if ((rest = after(from, "model.vision_tower.timm_model.")))
@@ -150,7 +150,7 @@ fvlm_status fvlm_weights_open(const char *folder, const fvlm_config *config, fvl
         return status;
     if (config->fast_vlm) {
         *layout = "fast_vlm";
-        return fvlm_tensor_table_rename(*table, rename_fast_vlm, error);
+        return fvlm_tensor_table_rename(*table, fvlm_rename_fast_vlm, error);
     }
     if (!fvlm_tensor_table_find(*table, "language_model.model.norm.weight")) {
         *layout = strcmp(*layout, "bin") == 0 ? "llava-bin" : "llava";

@@ -42,5 +42,8 @@ float *fvlm_loader_alloc(fvlm_loader *loader, size_t count);
  * they are. *layout is fvlm_engine_info's; static. The caller destroys *table, which may be set after an error too. */
 fvlm_status fvlm_weights_open(const char *folder, const fvlm_config *config, fvlm_tensor_table **table,
                               const char **layout, fvlm_error *error);
+/* The name of a tensor of transformers' fast_vlm in LLaVA checkpoints; false where it has the same: for
+ * fvlm_tensor_table_rename. */
+bool fvlm_rename_fast_vlm(const char *from, char *to, size_t to_size);
 
 #endif

@@ -23,6 +23,7 @@ MAY_INCLUDE = {
     "text": {"base", "kernels"},
     "model": {"base", "kernels", "formats", "image", "text"},
     "export": {"base", "kernels", "formats", "text", "model"},
+    "train": {"base", "kernels", "formats", "image", "text", "model"},
     "cli": {"base"},
 }
 

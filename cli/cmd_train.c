@@ -1,0 +1,369 @@
+/* fastvlm train: fine-tune a model on conversations about pictures.
+ *
+ * The flags of the published train_qwen.py work where they mean something here; `_` in an option's name is `-`. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "answer.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/system.h"
+#include "command.h"
+#include "fastvlm/train.h"
+#include "options.h"
+#include "output.h"
+
+static char **data, **folders, *weights, *output, *tune, *batch_norm, *schedule, *dump_path, *labels_path, *resume_from;
+static char *adapter_only, *unfreeze_tower, *freeze_backbone, *checkpointing, *group_modality, *group_length;
+static double rate = 2e-5, projector_rate, vision_rate, epochs = 1, weight_decay, beta1 = 0.9, beta2 = 0.999,
+              eps = 1e-8;
+static double max_norm = 1, warmup_ratio = 0.03;
+static int batch_size = 1, accumulation = 1, save_steps = 500, keep, bad_samples;
+static int decay_all, no_shuffle, resume, quiet, as_json;
+static long long max_steps, warmup_steps, seed = 42;
+
+#define HIDDEN POPT_ARGFLAG_DOC_HIDDEN
+#define DEFAULT POPT_ARGFLAG_SHOW_DEFAULT
+
+static const struct poptOption table[] = {
+    {"data", 'd', POPT_ARG_ARGV, &data, 0, "Samples in LLaVA's format, JSON or JSON lines; may be repeated", "FILE"},
+    {"data-path", '\0', POPT_ARG_ARGV | HIDDEN, &data, 0, NULL, NULL},
+    {"data-weights", '\0', POPT_ARG_STRING, &weights, 0, "How often an epoch takes each file's samples, as 1,0.5,...",
+     "LIST"},
+    {"image-folder", '\0', POPT_ARG_ARGV, &folders, 0, "Where the pictures are; may be repeated", "DIR"},
+    {"output", 'o', POPT_ARG_STRING, &output, 0, "Folder for checkpoints and the trained model", "DIR"},
+    {"output-dir", '\0', POPT_ARG_STRING | HIDDEN, &output, 0, NULL, NULL},
+    {"tune", '\0', POPT_ARG_STRING, &tune, 0, "Parts to train, of vision, projector and llm (default: projector,llm)",
+     "LIST"},
+    {"tune-mm-mlp-adapter", '\0', POPT_ARG_STRING, &adapter_only, 0, "true: as --tune projector", "BOOL"},
+    {"unfreeze-mm-vision-tower", '\0', POPT_ARG_STRING, &unfreeze_tower, 0, "true: the tower too", "BOOL"},
+    {"freeze-backbone", '\0', POPT_ARG_STRING, &freeze_backbone, 0, "true: not the language model", "BOOL"},
+    {"batch-norm", '\0', POPT_ARG_STRING, &batch_norm, 0,
+     "Statistics of a trained tower's batch norm: running or batch (default: running)", "NAME"},
+    {"batch-size", 'b', POPT_ARG_INT | DEFAULT, &batch_size, 0, "Samples computed together", "N"},
+    {"per-device-train-batch-size", '\0', POPT_ARG_INT | HIDDEN, &batch_size, 0, NULL, NULL},
+    {"gradient-accumulation-steps", '\0', POPT_ARG_INT | DEFAULT, &accumulation, 0, "Such batches in a step", "N"},
+    {"epochs", '\0', POPT_ARG_DOUBLE | DEFAULT, &epochs, 0, "Passes over the data", "X"},
+    {"num-train-epochs", '\0', POPT_ARG_DOUBLE | HIDDEN, &epochs, 0, NULL, NULL},
+    {"max-steps", '\0', POPT_ARG_LONGLONG, &max_steps, 0, "Steps to take, instead of epochs", "N"},
+    {"lr", '\0', POPT_ARG_DOUBLE, &rate, 0, "Learning rate (default: 2e-5)", "X"},
+    {"learning-rate", '\0', POPT_ARG_DOUBLE | HIDDEN, &rate, 0, NULL, NULL},
+    {"mm-projector-lr", '\0', POPT_ARG_DOUBLE, &projector_rate, 0, "The projector's (default: as --lr)", "X"},
+    {"mm-vision-tower-lr", '\0', POPT_ARG_DOUBLE, &vision_rate, 0, "The vision tower's (default: as --lr)", "X"},
+    {"schedule", '\0', POPT_ARG_STRING, &schedule, 0,
+     "The rate over time: cosine, linear or constant (default: cosine)", "NAME"},
+    {"lr-scheduler-type", '\0', POPT_ARG_STRING | HIDDEN, &schedule, 0, NULL, NULL},
+    {"warmup-ratio", '\0', POPT_ARG_DOUBLE, &warmup_ratio, 0, "Part of the steps in which it rises (default: 0.03)",
+     "X"},
+    {"warmup-steps", '\0', POPT_ARG_LONGLONG, &warmup_steps, 0, "The same as a number of steps", "N"},
+    {"weight-decay", '\0', POPT_ARG_DOUBLE | DEFAULT, &weight_decay, 0, "AdamW's, of matrices and convolutions", "X"},
+    {"decay-all", '\0', POPT_ARG_NONE, &decay_all, 0, "Decay norms, biases and scales too", NULL},
+    {"adam-beta1", '\0', POPT_ARG_DOUBLE | DEFAULT, &beta1, 0, "AdamW's first moment", "X"},
+    {"adam-beta2", '\0', POPT_ARG_DOUBLE | DEFAULT, &beta2, 0, "AdamW's second moment", "X"},
+    {"adam-epsilon", '\0', POPT_ARG_DOUBLE, &eps, 0, "AdamW's epsilon (default: 1e-8)", "X"},
+    {"max-grad-norm", '\0', POPT_ARG_DOUBLE | DEFAULT, &max_norm, 0, "Clip gradients to this norm; 0: not", "X"},
+    {"gradient-checkpointing", '\0', POPT_ARG_STRING, &checkpointing, 0,
+     "true: compute activations again instead of keeping them (default: false)", "BOOL"},
+    {"seed", '\0', POPT_ARG_LONGLONG | DEFAULT, &seed, 0, "Of the order of samples", "N"},
+    {"no-shuffle", '\0', POPT_ARG_NONE, &no_shuffle, 0, "Take samples in the order of the files", NULL},
+    {"group-by-length", '\0', POPT_ARG_STRING, &group_length, 0, "true: batches of samples of about the same length",
+     "BOOL"},
+    {"group-by-modality-length", '\0', POPT_ARG_STRING, &group_modality, 0,
+     "true: the same, and all with pictures or all without", "BOOL"},
+    {"max-bad-samples", '\0', POPT_ARG_INT | DEFAULT, &bad_samples, 0, "Broken samples to skip before giving up", "N"},
+    {"save-steps", '\0', POPT_ARG_INT | DEFAULT, &save_steps, 0, "Steps between checkpoints; 0: none", "N"},
+    {"save-total-limit", '\0', POPT_ARG_INT | DEFAULT, &keep, 0, "Checkpoints to keep; 0: all", "N"},
+    {"resume", '\0', POPT_ARG_NONE, &resume, 0, "Go on from the newest checkpoint in --output, if there is one", NULL},
+    {"resume-from", '\0', POPT_ARG_STRING, &resume_from, 0, "Go on from this checkpoint", "DIR"},
+    {"dump-grads", '\0', POPT_ARG_STRING, &dump_path, 0, "Write the gradients of the first batch's mean loss and stop",
+     "FILE"},
+    {"dump-labels", '\0', POPT_ARG_STRING, &labels_path, 0,
+     "Write the first batch's tokens and labels, a JSON object for each sample, and stop", "FILE"},
+    {"json", '\0', POPT_ARG_NONE, &as_json, 0, "Print one JSON object at the end", NULL},
+    {"quiet", 'q', POPT_ARG_NONE, &quiet, 0, "No progress", NULL},
+    {"model-name-or-path", '\0', POPT_ARG_STRING | HIDDEN, &cli_model.model, 0, NULL, NULL},
+    {"model-max-length", '\0', POPT_ARG_INT | HIDDEN, &cli_model.context, 0, NULL, NULL},
+    {"version", '\0', POPT_ARG_STRING | HIDDEN, &cli_prompt.template_name, 0, NULL, NULL},
+    CLI_MODEL_GROUP,
+    CLI_PROMPT_GROUP,
+    CLI_HELP_OPTION,
+    POPT_TABLEEND};
+
+static const cli_usage usage = {
+    .command = "train",
+    .arguments = "--model M --data FILE --output DIR [OPTION...]",
+    .about = "fine-tune a model on conversations about pictures",
+    .example = "  fastvlm train --model ./llava-fastvithd_0.5b_stage3 --data train.json --image-folder pictures \\\n"
+               "      --tune projector,llm --batch-size 1 --gradient-accumulation-steps 16 --output tuned"};
+
+/* Options. */
+
+/* `--learning_rate` as `--learning-rate`: the published script's spelling. In place; the process owns argv. */
+static void take_underscores(int argc, const char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        char *name = (char *)(uintptr_t)argv[i];
+        for (char *c = name; strncmp(name, "--", 2) == 0 && *c && *c != '='; c++)
+            if (*c == '_')
+                *c = '-';
+    }
+}
+
+/* False with the error printed when it is neither true nor false. */
+static bool read_bool(const char *option, const char *text, bool *value)
+{
+    static const char *const words[] = {"false", "true", "0", "1"};
+    for (int i = 0; text && i < 4; i++)
+        if (strcasecmp(text, words[i]) == 0) {
+            *value = i % 2;
+            return true;
+        }
+    if (text)
+        cli_usage_error(&usage, "--%s is '%s'; it has to be true or false", option, text);
+    return !text;
+}
+
+static bool read_parts(fvlm_train_options *train)
+{
+    bool only_projector = false, vision = false, backbone = false;
+    if (!read_bool("tune-mm-mlp-adapter", adapter_only, &only_projector) ||
+        !read_bool("unfreeze-mm-vision-tower", unfreeze_tower, &vision) ||
+        !read_bool("freeze-backbone", freeze_backbone, &backbone))
+        return false;
+    train->tune_vision = vision;
+    train->tune_projector = true;
+    train->tune_llm = !only_projector && !backbone;
+    if (!tune)
+        return true;
+    if (adapter_only || unfreeze_tower || freeze_backbone) {
+        cli_usage_error(&usage, "--tune says it all: leave the published script's flags for it out");
+        return false;
+    }
+    train->tune_vision = train->tune_projector = train->tune_llm = false;
+    for (const char *part = tune, *end; part; part = *end ? end + 1 : NULL) {
+        end = part + strcspn(part, ",");
+        size_t length = (size_t)(end - part);
+        if (length == 6 && strncmp(part, "vision", length) == 0)
+            train->tune_vision = true;
+        else if (length == 9 && strncmp(part, "projector", length) == 0)
+            train->tune_projector = true;
+        else if (length == 3 && strncmp(part, "llm", length) == 0)
+            train->tune_llm = true;
+        else {
+            cli_usage_error(&usage, "--tune: '%.*s' is none of vision, projector, llm", (int)length, part);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* --data-weights as numbers, for free(); NULL without. */
+static bool read_weights(size_t count, double **values)
+{
+    if (!weights)
+        return true;
+    double *list = *values = fvlm_calloc(count, sizeof *list);
+    const char *at = weights;
+    for (size_t i = 0; list && i < count; i++) {
+        char *end;
+        list[i] = strtod(at, &end);
+        if (end == at || *end != (i + 1 < count ? ',' : '\0')) {
+            cli_usage_error(&usage, "--data-weights '%s' is not a list of %zu numbers, one for each --data", weights,
+                            count);
+            return false;
+        }
+        at = end + 1;
+    }
+    return list != NULL;
+}
+
+static bool read_schedule(fvlm_schedule *value)
+{
+    static const struct {
+        const char *name;
+        fvlm_schedule value;
+    } names[] = {{"cosine", FVLM_SCHEDULE_COSINE},
+                 {"linear", FVLM_SCHEDULE_LINEAR},
+                 {"constant", FVLM_SCHEDULE_CONSTANT},
+                 {"constant_with_warmup", FVLM_SCHEDULE_CONSTANT}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(schedule ? schedule : "cosine", names[i].name) == 0) {
+            *value = names[i].value;
+            return true;
+        }
+    cli_usage_error(&usage, "--schedule '%s' is none of cosine, linear, constant", schedule);
+    return false;
+}
+
+static void print_notice(void *user, const char *text)
+{
+    (void)user;
+    cli_error("skipped: %s", text);
+}
+
+static bool read_options(fvlm_train_options *train, double **list)
+{
+    fvlm_train_defaults(train);
+    train->data = (const char *const *)data;
+    train->data_count = cli_count(data);
+    train->folders = (const char *const *)folders;
+    train->folder_count = cli_count(folders);
+    train->output = output;
+    train->template_name = cli_prompt.template_name;
+    train->system = cli_prompt.system;
+    train->batch_size = batch_size;
+    train->accumulation = accumulation;
+    train->epochs = epochs;
+    train->max_steps = max_steps;
+    train->rate = rate;
+    train->projector_rate = projector_rate;
+    train->vision_rate = vision_rate;
+    train->weight_decay = weight_decay;
+    train->decay_all = decay_all;
+    train->beta1 = beta1;
+    train->beta2 = beta2;
+    train->eps = eps;
+    train->max_gradient_norm = max_norm;
+    train->warmup_ratio = warmup_ratio;
+    train->warmup_steps = warmup_steps;
+    train->seed = (unsigned long long)seed;
+    train->shuffle = !no_shuffle;
+    train->max_bad_samples = bad_samples;
+    train->keep_checkpoints = keep;
+    train->notice = print_notice;
+    if (batch_norm && strcmp(batch_norm, "running") != 0 && strcmp(batch_norm, "batch") != 0) {
+        cli_usage_error(&usage, "--batch-norm '%s' is neither running nor batch", batch_norm);
+        return false;
+    }
+    train->batch_statistics = batch_norm && strcmp(batch_norm, "batch") == 0;
+    return read_bool("gradient-checkpointing", checkpointing, &train->gradient_checkpointing) &&
+           read_bool("group-by-length", group_length, &train->group_by_length) &&
+           read_bool("group-by-modality-length", group_modality, &train->group_by_modality) && read_parts(train) &&
+           read_schedule(&train->schedule) && read_weights(train->data_count, list);
+}
+
+/* The run. */
+
+static json_t *progress_json(const fvlm_train_progress *progress, double seconds)
+{
+    return json_pack("{sI sI sf sf sf sf sI sf si}", "step", (json_int_t)progress->step, "steps",
+                     (json_int_t)progress->steps, "epoch", progress->epoch, "loss", progress->loss, "grad_norm",
+                     progress->gradient_norm, "learning_rate", progress->rate, "tokens", (json_int_t)progress->tokens,
+                     "seconds", seconds, "skipped", progress->skipped);
+}
+
+/* Append a line to output/log.jsonl. */
+static fvlm_status write_log(FILE *log, json_t *object, fvlm_error *error)
+{
+    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    json_decref(object);
+    if (!text)
+        return fvlm_fail_memory(error);
+    bool fine = fputs(text, log) >= 0 && fputc('\n', log) != EOF && fflush(log) == 0;
+    free(text);
+    return fine ? FVLM_OK : fvlm_fail(error, FVLM_ERROR_IO, "cannot write %s/log.jsonl", output);
+}
+
+static void draw(const fvlm_train_progress *p, double seconds, double remaining)
+{
+    if (quiet)
+        return;
+    cli_error("step %lld of %lld, epoch %.2f: loss %.4f, gradient norm %.3g, rate %.3g, %.0f tokens/s, %d:%02d left",
+              p->step, p->steps, p->epoch, p->loss, p->gradient_norm, p->rate,
+              seconds > 0 ? (double)p->tokens / seconds : 0, (int)(remaining / 60), (int)remaining % 60);
+}
+
+/* All steps, or up to an interrupt, which leaves a checkpoint. */
+static fvlm_status run(fvlm_trainer *trainer, FILE *log, fvlm_train_progress *progress, fvlm_error *error)
+{
+    fvlm_trainer_progress(trainer, progress);
+    long long first = progress->step;
+    double start_ms = fvlm_clock_ms(), drawn_ms = 0;
+    fvlm_status status = FVLM_OK;
+    while (status == FVLM_OK && progress->step < progress->steps && !cli_interrupted()) {
+        double step_ms = fvlm_clock_ms();
+        status = fvlm_trainer_step(trainer, progress, error);
+        if (status)
+            break;
+        double now = fvlm_clock_ms(), a_step = (now - start_ms) / 1000 / (double)(progress->step - first);
+        status = write_log(log, progress_json(progress, (now - step_ms) / 1000), error);
+        if (now - drawn_ms >= 1000 || progress->step == progress->steps) {
+            draw(progress, (now - step_ms) / 1000, a_step * (double)(progress->steps - progress->step));
+            drawn_ms = now;
+        }
+        bool due = save_steps > 0 && progress->step % save_steps == 0;
+        if (status == FVLM_OK && (due || (cli_interrupted() && progress->step < progress->steps)))
+            status = fvlm_trainer_save(trainer, error);
+    }
+    return status;
+}
+
+static fvlm_status train_model(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error)
+{
+    fvlm_status status = resume || resume_from ? fvlm_trainer_resume(trainer, resume_from, error) : FVLM_OK;
+    if (status == FVLM_OK)
+        status = fvlm_folder_create(output, error);
+    char *path = fvlm_path_join(output, "log.jsonl");
+    FILE *log = status || !path ? NULL : fopen(path, "a");
+    if (status == FVLM_OK && !log)
+        status = fvlm_fail(error, FVLM_ERROR_IO, "cannot write %s", path ? path : "the log");
+    cli_interrupt_catch();
+    cli_terminate_catch();
+    if (status == FVLM_OK)
+        status = run(trainer, log, progress, error);
+    if (status == FVLM_OK && progress->step == progress->steps)
+        status = fvlm_trainer_finish(trainer, error);
+    if (log)
+        fclose(log);
+    free(path);
+    return status;
+}
+
+int cmd_train(int argc, const char **argv)
+{
+    int code;
+    take_underscores(argc, argv);
+    if (!cli_parse(&usage, table, argc, argv, NULL, &code))
+        return code;
+    if (!data)
+        return cli_usage_error(&usage, "--data is missing");
+    bool dump = dump_path || labels_path;
+    if (!output && !dump)
+        return cli_usage_error(&usage, "--output is missing");
+
+    fvlm_error error;
+    fvlm_train_options train;
+    fvlm_engine *engine = NULL;
+    fvlm_trainer *trainer = NULL;
+    fvlm_train_progress progress = {0};
+    double *list = NULL, start_ms = fvlm_clock_ms(), loss = 0;
+    if (!read_options(&train, &list)) {
+        free(list);
+        return CLI_USAGE;
+    }
+    fvlm_status status = cli_engine_open(&engine, &error);
+    if (status == FVLM_OK)
+        status = fvlm_trainer_open(engine, &train, &trainer, &error);
+    if (status == FVLM_OK)
+        status = labels_path ? fvlm_trainer_dump_labels(trainer, labels_path, &error)
+                 : dump_path ? fvlm_trainer_dump_gradients(trainer, dump_path, &loss, &error)
+                             : train_model(trainer, &progress, &error);
+    bool stopped = status == FVLM_OK && !dump && progress.step < progress.steps;
+    code = CLI_DONE;
+    if (status) {
+        code = cli_fail(&error);
+    } else if (as_json && !labels_path) {
+        double seconds = (fvlm_clock_ms() - start_ms) / 1000;
+        code = cli_print_json(dump_path ? json_pack("{sf}", "loss", loss) : progress_json(&progress, seconds));
+    }
+    fvlm_trainer_close(&trainer);
+    fvlm_engine_close(&engine);
+    free(list);
+    if (stopped) {
+        cli_error("stopped after step %lld of %lld; --resume goes on", progress.step, progress.steps);
+        return CLI_FAILED;
+    }
+    return code;
+}

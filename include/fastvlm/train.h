@@ -1,0 +1,92 @@
+/* Training: fine-tune a loaded model on conversations about pictures. */
+#ifndef FASTVLM_TRAIN_H
+#define FASTVLM_TRAIN_H
+
+#include "fastvlm/engine.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum fvlm_schedule { FVLM_SCHEDULE_COSINE, FVLM_SCHEDULE_LINEAR, FVLM_SCHEDULE_CONSTANT } fvlm_schedule;
+
+typedef struct fvlm_train_options {
+    const char *const *data; /* [data_count] files in LLaVA's format, JSON or JSON lines */
+    const double *weights;   /* [data_count]: how often an epoch takes each sample of a file; NULL: once */
+    size_t data_count;
+    const char *const *folders; /* [folder_count]: where pictures are */
+    size_t folder_count;
+    const char *output;                         /* folder for checkpoints and the result */
+    const char *template_name, *system;         /* as for fvlm_template_render */
+    bool tune_vision, tune_projector, tune_llm; /* what is trained */
+    int lora_rank;                              /* above 0: adapters instead of the language model's own weights */
+    double lora_alpha;
+    bool batch_statistics;       /* of the tower's batch norm; otherwise running ones */
+    bool gradient_checkpointing; /* compute activations again instead of keeping them */
+    int batch_size;              /* samples computed together */
+    int accumulation;            /* such batches in a step */
+    double epochs;
+    long long max_steps;                /* above 0: instead of epochs */
+    double rate;                        /* learning rate */
+    double projector_rate, vision_rate; /* 0: as `rate` */
+    double weight_decay;
+    bool decay_all; /* norms, biases and scales too */
+    double beta1, beta2, eps;
+    double max_gradient_norm; /* 0: no clipping */
+    fvlm_schedule schedule;
+    double warmup_ratio;    /* of all steps */
+    long long warmup_steps; /* above 0: instead of the ratio */
+    unsigned long long seed;
+    bool shuffle, group_by_length, group_by_modality;
+    int max_bad_samples;                          /* that are skipped before the run fails */
+    int keep_checkpoints;                         /* 0: all */
+    void (*notice)(void *user, const char *text); /* a sample was skipped; NULL: nobody listens */
+    void *user;
+} fvlm_train_options;
+
+/* What LLaVA's scripts use where they have a value: rate 2e-5, cosine, warm-up 0.03, one epoch, clipping at 1. */
+FVLM_API void fvlm_train_defaults(fvlm_train_options *options);
+
+typedef struct fvlm_trainer fvlm_trainer; /* belongs to one thread at a time */
+
+/* The engine must outlive the trainer. The strings of `options` are used until the trainer is closed. */
+FVLM_API fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *options, fvlm_trainer **trainer,
+                                       fvlm_error *error);
+FVLM_API void fvlm_trainer_close(fvlm_trainer **trainer);
+
+typedef struct fvlm_train_progress {
+    long long step, steps; /* done so far, and of the whole run */
+    double epoch;
+    double loss;          /* mean over the step's supervised tokens, before the step */
+    double gradient_norm; /* before clipping */
+    double rate;          /* learning rate that the step used */
+    size_t tokens;        /* of the step, pictures' included */
+    int skipped;          /* bad samples so far */
+} fvlm_train_progress;
+
+/* One step. A loss that is not finite is an error that names the batch. Not to be called when step == steps. */
+FVLM_API fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error);
+/* Where the run stands, before the first step too. */
+FVLM_API void fvlm_trainer_progress(const fvlm_trainer *trainer, fvlm_train_progress *progress);
+
+/* Write the gradients of the first batch's mean loss under the parameters' names, and change nothing. */
+FVLM_API fvlm_status fvlm_trainer_dump_gradients(fvlm_trainer *trainer, const char *path, double *loss,
+                                                 fvlm_error *error);
+
+/* Write what the first batch's samples are made into, a JSON object a line: "input_ids", with -200 for a whole picture,
+ * and "labels", which are the tokens that are supervised and -100. */
+FVLM_API fvlm_status fvlm_trainer_dump_labels(fvlm_trainer *trainer, const char *path, fvlm_error *error);
+
+/* Write output/checkpoint-STEP: the model in the layout it came in, and the optimiser's state. Put in place as a whole;
+ * older ones are removed as keep_checkpoints says. */
+FVLM_API fvlm_status fvlm_trainer_save(fvlm_trainer *trainer, fvlm_error *error);
+/* Continue from a checkpoint of the same run; with `checkpoint` NULL from the newest in `output`, or from the start
+ * where there is none. What follows is the same to the bit as without the interruption. */
+FVLM_API fvlm_status fvlm_trainer_resume(fvlm_trainer *trainer, const char *checkpoint, fvlm_error *error);
+/* Write the trained model into `output` itself. */
+FVLM_API fvlm_status fvlm_trainer_finish(fvlm_trainer *trainer, fvlm_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,377 @@
+/* A batch's way through the model: tiles -> features -> projected -> rows of the texts -> loss, and back. */
+#include "train/network.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "kernels/activation.h"
+#include "kernels/gemm.h"
+#include "model/image_tokens.h"
+#include "train/tower.h"
+
+#define MAX_PROJECTOR_LAYERS 8
+
+struct fvlm_network {
+    fvlm_engine *engine;
+    fvlm_network_options options;
+    fvlm_parameters parameters;
+    fvlm_tower *tower; /* NULL: frozen, features come from the engine's */
+    fvlm_linear_layer projector[MAX_PROJECTOR_LAYERS];
+    size_t projector_layers;
+    fvlm_language *language;
+    fvlm_parameter *newline; /* model.image_newline, or NULL */
+    float *memory;           /* [floats]: the workspace, as large as any batch so far needed */
+    size_t floats;
+};
+
+static void create_projector(fvlm_network *network, fvlm_loader *loader)
+{
+    const fvlm_config *config = &network->engine->config;
+    size_t width = fvlm_vision_width(network->engine->vision), hidden = config->decoder.hidden;
+    network->projector_layers = config->projector_layers;
+    if (config->projector_layers > MAX_PROJECTOR_LAYERS) {
+        loader->status = fvlm_fail(loader->error, FVLM_ERROR_UNSUPPORTED, "a projector of %zu layers is too deep",
+                                   config->projector_layers);
+        return;
+    }
+    bool numbered = fvlm_loader_has(loader, "model.mm_projector.0.weight");
+    for (size_t i = 0; i < network->projector_layers; i++) {
+        char name[64];
+        snprintf(name, sizeof name, numbered ? "model.mm_projector.%zu" : "model.mm_projector", 2 * i);
+        network->projector[i].weight = fvlm_parameter_matrix(&network->parameters, loader, FVLM_PART_PROJECTOR, hidden,
+                                                             i == 0 ? width : hidden, "%s", name);
+        network->projector[i].bias =
+            fvlm_parameter_vector(&network->parameters, loader, FVLM_PART_PROJECTOR, hidden, "%s.bias", name);
+    }
+    if (network->engine->newline)
+        network->newline =
+            fvlm_parameter_vector(&network->parameters, loader, FVLM_PART_PROJECTOR, hidden, "model.image_newline");
+}
+
+fvlm_status fvlm_network_create(fvlm_engine *engine, const fvlm_network_options *options, fvlm_network **out,
+                                fvlm_error *error)
+{
+    fvlm_network *network = *out = fvlm_calloc(1, sizeof *network);
+    if (!network)
+        return fvlm_fail_memory(error);
+    network->engine = engine;
+    network->options = *options;
+    network->parameters.trained = options->trained;
+    network->parameters.arena = fvlm_arena_create();
+    fvlm_loader loader = {.table = engine->source->table,
+                          .arena = network->parameters.arena,
+                          .pool = engine->pool,
+                          .quantized_bits = engine->config.quantized_bits,
+                          .quantized_group = engine->config.quantized_group,
+                          .error = error};
+    if (!loader.arena)
+        loader.status = fvlm_fail_memory(error);
+    if (!loader.status && options->trained & FVLM_PART_VISION)
+        network->tower = fvlm_tower_create(&network->parameters, &loader, &engine->config.vision);
+    if (!loader.status)
+        create_projector(network, &loader);
+    if (!loader.status)
+        network->language = fvlm_language_create(&network->parameters, &loader, &engine->config.decoder,
+                                                 engine->context, &options->lora);
+    if (loader.status)
+        fvlm_network_destroy(out);
+    return loader.status;
+}
+
+void fvlm_network_destroy(fvlm_network **network)
+{
+    fvlm_network *old = *network;
+    if (!old)
+        return;
+    free(old->parameters.items);
+    fvlm_arena_destroy(&old->parameters.arena);
+    fvlm_aligned_free(old->memory);
+    free(old);
+    *network = NULL;
+}
+
+fvlm_parameters *fvlm_network_parameters(fvlm_network *network)
+{
+    return &network->parameters;
+}
+
+/* A batch. */
+
+struct batch {
+    fvlm_network *network;
+    const fvlm_sample *samples;
+    size_t count, tiles, image_rows; /* image_rows: tiles times tokens of a tile */
+    fvlm_texts texts;
+    size_t *starts; /* [count + 1] */
+    int32_t *tokens, *labels;
+    size_t *sources; /* [rows]: of a picture's row, the row of `projected`, or FVLM_NEWLINE */
+    /* Buffers of the workspace. */
+    uint8_t *pixels; /* [tiles, resolution, resolution, 3] */
+    float *tower, *language;
+    float *features;                       /* [image_rows, width]; NULL where the tower has its own */
+    float *inner[MAX_PROJECTOR_LAYERS][2]; /* [image_rows, hidden]: before and after the GELUs */
+    float *projected, *gradient[2];        /* [image_rows, hidden] */
+    float *dfeatures;                      /* [image_rows, width] */
+};
+
+static size_t tile_bytes(const fvlm_network *network)
+{
+    return network->engine->config.vision.resolution * network->engine->config.vision.resolution * 3;
+}
+
+/* Black pictures stand for those of samples without one, where batch norm sees them, as in the published code. */
+static size_t black_tiles(const struct batch *batch, const fvlm_sample *sample)
+{
+    return batch->network->tower && batch->network->options.batch_statistics && sample->picture_count == 0;
+}
+
+static void count_batch(struct batch *batch)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        const fvlm_sample *sample = &batch->samples[i];
+        batch->texts.rows += sample->count;
+        for (size_t j = 0; j < sample->picture_count; j++)
+            batch->tiles += sample->pictures[j].tiles.count;
+        batch->tiles += black_tiles(batch, sample);
+    }
+    batch->texts.count = batch->count;
+    batch->image_rows = batch->tiles * fvlm_engine_tile_tokens(batch->network->engine);
+}
+
+/* Rows of all samples one after the other, the tiles likewise. */
+static void fill_batch(struct batch *batch)
+{
+    size_t row = 0, tile = 0, tokens = fvlm_engine_tile_tokens(batch->network->engine);
+    for (size_t i = 0; i < batch->count; i++) {
+        const fvlm_sample *sample = &batch->samples[i];
+        size_t picture = 0, offset = 0;
+        batch->starts[i] = row;
+        for (size_t r = 0; r < sample->count; r++, row++) {
+            batch->tokens[row] = sample->tokens[r];
+            batch->labels[row] = sample->labels[r];
+            if (sample->tokens[r] >= 0)
+                continue;
+            const fvlm_picture *shown = &sample->pictures[picture];
+            size_t from = shown->index[offset++];
+            batch->sources[row] = from == FVLM_NEWLINE ? FVLM_NEWLINE : tile * tokens + from;
+            if (offset == shown->count) {
+                memcpy(batch->pixels + tile * tile_bytes(batch->network), shown->tiles.pixels,
+                       shown->tiles.count * tile_bytes(batch->network));
+                tile += shown->tiles.count;
+                picture++;
+                offset = 0;
+            }
+        }
+        for (size_t black = black_tiles(batch, sample); black > 0; black--)
+            memset(batch->pixels + tile++ * tile_bytes(batch->network), 0, tile_bytes(batch->network));
+    }
+    batch->starts[batch->count] = row;
+}
+
+/* Workspace. */
+
+static void cut(struct batch *batch, fvlm_cutter *cutter)
+{
+    const fvlm_network *network = batch->network;
+    int threads = fvlm_pool_threads(network->engine->pool);
+    size_t hidden = network->engine->config.decoder.hidden, width = fvlm_vision_width(network->engine->vision);
+    bool recompute = network->options.recompute;
+    batch->pixels = fvlm_cut_items(cutter, batch->tiles, tile_bytes(network));
+    if (network->tower) {
+        size_t floats = batch->tiles ? fvlm_tower_floats(network->tower, batch->tiles, recompute, threads) : 0;
+        batch->tower = fvlm_cut(cutter, 1, floats);
+        cutter->overflow |= batch->tiles && floats == 0;
+    } else {
+        batch->features = fvlm_cut(cutter, batch->image_rows, width);
+    }
+    for (size_t i = 0; i + 1 < network->projector_layers; i++)
+        for (int j = 0; j < 2; j++)
+            batch->inner[i][j] = fvlm_cut(cutter, batch->image_rows, hidden);
+    batch->projected = fvlm_cut(cutter, batch->image_rows, hidden);
+    for (int i = 0; i < 2; i++)
+        batch->gradient[i] = fvlm_cut(cutter, batch->image_rows, hidden);
+    if (network->tower)
+        batch->dfeatures = fvlm_cut(cutter, batch->image_rows, width);
+    size_t floats = fvlm_language_floats(network->language, &batch->texts, recompute, threads);
+    batch->language = fvlm_cut(cutter, 1, floats);
+    cutter->overflow |= floats == 0;
+}
+
+/* A workspace that is large enough, which stays for later batches. */
+static fvlm_status provide_memory(struct batch *batch, fvlm_error *error)
+{
+    fvlm_network *network = batch->network;
+    fvlm_cutter cutter = {0};
+    cut(batch, &cutter);
+    if (cutter.overflow)
+        return fvlm_fail_memory(error);
+    if (cutter.used > network->floats) {
+        fvlm_aligned_free(network->memory);
+        network->floats = 0;
+        network->memory = fvlm_aligned_alloc(cutter.used * sizeof(float));
+        if (!network->memory)
+            return fvlm_fail(error, FVLM_ERROR_MEMORY,
+                             "no memory for a batch of %zu samples with %zu tokens and %zu tiles (%.1f GB): use a "
+                             "smaller --batch-size or --gradient-checkpointing",
+                             batch->count, batch->texts.rows, batch->tiles, (double)cutter.used * 4e-9);
+        network->floats = cutter.used;
+    }
+    cutter = (fvlm_cutter){.memory = network->memory};
+    cut(batch, &cutter);
+    return FVLM_OK;
+}
+
+/* Projector. */
+
+static void projector_forward(struct batch *batch, const float *features)
+{
+    const fvlm_network *network = batch->network;
+    fvlm_pool *pool = network->engine->pool;
+    size_t rows = batch->image_rows, hidden = network->engine->config.decoder.hidden;
+    const float *x = features;
+    if (network->projector_layers == 0)
+        memcpy(batch->projected, features, rows * hidden * sizeof *features);
+    for (size_t i = 0; i < network->projector_layers; i++) {
+        bool last = i + 1 == network->projector_layers;
+        float *y = last ? batch->projected : batch->inner[i][0];
+        fvlm_linear_layer_forward(pool, &network->projector[i], x, rows, y, NULL);
+        if (!last)
+            fvlm_activate_forward(pool, FVLM_ACTIVATION_GELU, y, rows * hidden, batch->inner[i][1]);
+        x = batch->inner[i][1];
+    }
+}
+
+/* From the gradient of `projected` in batch->gradient[0] to that of the features, where somebody wants it. */
+static void projector_backward(struct batch *batch, const float *features)
+{
+    const fvlm_network *network = batch->network;
+    fvlm_pool *pool = network->engine->pool;
+    size_t rows = batch->image_rows, hidden = network->engine->config.decoder.hidden;
+    float *dy = batch->gradient[0], *dx = batch->gradient[1];
+    for (size_t i = network->projector_layers; i-- > 0;) {
+        const float *x = i == 0 ? features : batch->inner[i - 1][1];
+        fvlm_linear_layer_backward(pool, &network->projector[i], x, rows, dy, NULL, NULL,
+                                   i == 0 ? batch->dfeatures : dx, false);
+        if (i == 0)
+            return;
+        fvlm_activate_backward(pool, FVLM_ACTIVATION_GELU, batch->inner[i - 1][0], dx, rows * hidden, dx);
+        float *done = dy;
+        dy = dx;
+        dx = done;
+    }
+    if (batch->dfeatures)
+        memcpy(batch->dfeatures, dy, rows * hidden * sizeof *dy);
+}
+
+/* The run. */
+
+static const float *run_tower(struct batch *batch, const fvlm_tower_pass *pass, bool update)
+{
+    fvlm_network *network = batch->network;
+    fvlm_engine *engine = network->engine;
+    if (network->tower)
+        return fvlm_tower_forward(pass, update);
+    size_t floats = fvlm_engine_tile_tokens(engine) * fvlm_vision_width(engine->vision);
+    for (size_t tile = 0; tile < batch->tiles; tile++)
+        fvlm_vision_forward(engine->vision, engine->pool, batch->pixels + tile * tile_bytes(network),
+                            engine->config.vision.resolution, engine->workspace, batch->features + tile * floats, NULL,
+                            NULL);
+    return batch->features;
+}
+
+/* Rows of pictures from `projected` into x, or back: their gradients from x. */
+static void splice(struct batch *batch, float *x)
+{
+    size_t hidden = batch->network->engine->config.decoder.hidden;
+    for (size_t row = 0; row < batch->texts.rows; row++) {
+        if (batch->tokens[row] >= 0)
+            continue;
+        size_t from = batch->sources[row];
+        const float *value = from == FVLM_NEWLINE ? batch->network->newline->value : batch->projected + from * hidden;
+        memcpy(x + row * hidden, value, hidden * sizeof *x);
+    }
+}
+
+static void splice_backward(struct batch *batch, const float *dx)
+{
+    size_t hidden = batch->network->engine->config.decoder.hidden;
+    float *newline = batch->network->newline ? batch->network->newline->gradient : NULL;
+    memset(batch->gradient[0], 0, batch->image_rows * hidden * sizeof *dx);
+    for (size_t row = 0; row < batch->texts.rows; row++) {
+        if (batch->tokens[row] >= 0)
+            continue;
+        size_t from = batch->sources[row];
+        float *to = from == FVLM_NEWLINE ? newline : batch->gradient[0] + from * hidden;
+        for (size_t k = 0; to && k < hidden; k++)
+            to[k] += dx[row * hidden + k];
+    }
+}
+
+static void run_batch(struct batch *batch, bool backward, fvlm_network_result *result)
+{
+    fvlm_network *network = batch->network;
+    const fvlm_network_options *options = &network->options;
+    fvlm_tower_pass tower = {.tower = network->tower,
+                             .pool = network->engine->pool,
+                             .pictures = batch->tiles,
+                             .pixels = batch->pixels,
+                             .batch_statistics = options->batch_statistics && backward,
+                             .recompute = options->recompute,
+                             .memory = batch->tower};
+    const float *features = NULL;
+    if (batch->tiles > 0) {
+        features = run_tower(batch, &tower, backward);
+        projector_forward(batch, features);
+    }
+    fvlm_language_pass language = {.language = network->language,
+                                   .pool = network->engine->pool,
+                                   .texts = &batch->texts,
+                                   .recompute = options->recompute,
+                                   .memory = batch->language};
+    fvlm_language_begin(&language);
+    splice(batch, language.x);
+    bool before = batch->tiles > 0 && options->trained & (FVLM_PART_VISION | FVLM_PART_PROJECTOR);
+    fvlm_language_run(&language, backward, before);
+    if (backward && before) {
+        splice_backward(batch, language.x);
+        projector_backward(batch, features);
+        if (network->tower)
+            fvlm_tower_backward(&tower, batch->dfeatures);
+    }
+    *result = (fvlm_network_result){language.loss, language.targets, batch->texts.rows};
+}
+
+fvlm_status fvlm_network_run(fvlm_network *network, const fvlm_sample *samples, size_t count, bool backward,
+                             fvlm_network_result *result, fvlm_error *error)
+{
+    struct batch batch = {.network = network, .samples = samples, .count = count};
+    count_batch(&batch);
+    batch.starts = fvlm_calloc(count + 1, sizeof *batch.starts);
+    batch.tokens = fvlm_calloc(batch.texts.rows, sizeof *batch.tokens);
+    batch.labels = fvlm_calloc(batch.texts.rows, sizeof *batch.labels);
+    batch.sources = fvlm_calloc(batch.texts.rows, sizeof *batch.sources);
+    fvlm_status status = FVLM_OK;
+    if (!batch.starts || !batch.tokens || !batch.labels || !batch.sources)
+        status = fvlm_fail_memory(error);
+    batch.texts.starts = batch.starts;
+    batch.texts.tokens = batch.tokens;
+    batch.texts.labels = batch.labels;
+    size_t row = 0;
+    for (size_t i = 0; !status && i < count; i++) /* the longest text decides about attention's workspace */
+        batch.starts[i + 1] = row += samples[i].count;
+    if (!status)
+        status = provide_memory(&batch, error);
+    if (!status) {
+        fvlm_pool_acquire(network->engine->pool);
+        fill_batch(&batch);
+        run_batch(&batch, backward, result);
+        fvlm_pool_release(network->engine->pool);
+    }
+    free(batch.starts);
+    free(batch.tokens);
+    free(batch.labels);
+    free(batch.sources);
+    return status;
+}

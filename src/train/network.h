@@ -1,0 +1,36 @@
+/* The whole model for training: tower (trained, or the engine's own where it is frozen), projector and language model,
+ * over a batch of samples. */
+#ifndef FVLM_TRAIN_NETWORK_H
+#define FVLM_TRAIN_NETWORK_H
+
+#include "train/language.h"
+#include "train/sample.h"
+
+typedef struct fvlm_network_options {
+    unsigned trained; /* fvlm_part's; with LoRA, FVLM_PART_ADAPTER instead of FVLM_PART_LANGUAGE */
+    fvlm_lora lora;
+    bool batch_statistics; /* of the trained tower's batch norm; otherwise running ones */
+    bool recompute;        /* gradient checkpointing: a second forward pass instead of memory */
+} fvlm_network_options;
+
+typedef struct fvlm_network fvlm_network;
+
+/* Reads the engine's mapped weights, which must outlive the network. The caller owns *network. */
+fvlm_status fvlm_network_create(fvlm_engine *engine, const fvlm_network_options *options, fvlm_network **network,
+                                fvlm_error *error);
+void fvlm_network_destroy(fvlm_network **network);
+
+fvlm_parameters *fvlm_network_parameters(fvlm_network *network);
+
+typedef struct fvlm_network_result {
+    double loss;    /* sum over the supervised tokens */
+    size_t targets; /* how many those are */
+    size_t rows;    /* all tokens, the pictures' too */
+} fvlm_network_result;
+
+/* Forward pass of `samples` [count]; with `backward`, the gradients of the summed loss are added to the parameters'.
+ * Fails only for lack of memory. */
+fvlm_status fvlm_network_run(fvlm_network *network, const fvlm_sample *samples, size_t count, bool backward,
+                             fvlm_network_result *result, fvlm_error *error);
+
+#endif

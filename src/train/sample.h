@@ -1,0 +1,51 @@
+/* One sample of a data set, ready for training: its tokens, which of them are supervised, and its pictures' tiles. */
+#ifndef FVLM_TRAIN_SAMPLE_H
+#define FVLM_TRAIN_SAMPLE_H
+
+#include <jansson.h>
+
+#include "fastvlm/text.h"
+#include "model/internal.h"
+
+/* Rows of a sample that are not text. */
+#define FVLM_ROW_PICTURE (-1)
+
+typedef struct fvlm_sample {
+    int32_t *tokens; /* [count]; FVLM_ROW_PICTURE: a picture's, in order */
+    int32_t *labels; /* [count]: the token that row's output should be, or -100 */
+    size_t count, supervised;
+    fvlm_picture *pictures; /* [picture_count]: tiles and index; embeddings NULL */
+    size_t picture_count;
+} fvlm_sample;
+
+typedef struct fvlm_sample_options {
+    const char *template_name, *system; /* as for fvlm_template_render; a name, not a file, is fastest */
+    const char *const *folders;         /* [folder_count]: where relative names of pictures are looked for, in order */
+    size_t folder_count;
+    size_t longest; /* rows */
+} fvlm_sample_options;
+
+/* A conversation in one of the forms that data sets have:
+ *     {"image": "a.jpg" or ["a.jpg", ...], "conversations": [{"from": "human", "value": ...}, {"from": "gpt", ...}]}
+ *     {"images": [...], "messages": [{"role": "system" | "user" | "assistant", "content": text or list of parts}]}
+ * The strings belong to the JSON value or to the conversation. */
+typedef struct fvlm_conversation {
+    char *id;            /* "id", else NULL */
+    const char **images; /* [image_count], as written */
+    size_t image_count;
+    fvlm_turn *turns; /* [turn_count]: user, assistant, ..., with `<image>` lines in front of the text they belong to */
+    size_t turn_count;
+    const char *system; /* NULL: the template's */
+} fvlm_conversation;
+
+/* Read a sample's JSON. Errors say what is wrong, not where: the caller knows file and index. */
+fvlm_status fvlm_conversation_read(const json_t *object, fvlm_conversation *conversation, fvlm_error *error);
+void fvlm_conversation_clear(fvlm_conversation *conversation);
+
+/* Tokens, labels and pictures of a conversation. Supervised is each answer and what the template writes after it.
+ * `pool` is for resizing. */
+fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
+                             const fvlm_sample_options *options, fvlm_sample *sample, fvlm_error *error);
+void fvlm_sample_clear(fvlm_sample *sample);
+
+#endif

@@ -1,0 +1,44 @@
+/* Data sets: files of samples, read one at a time, and the order in which an epoch takes them.
+ *
+ * A file is a JSON list or JSON lines. It stays mapped; opening only finds where each sample begins and ends, so that a
+ * set of any size needs little memory and a broken sample harms no other.
+ */
+#ifndef FVLM_TRAIN_SAMPLE_FILES_H
+#define FVLM_TRAIN_SAMPLE_FILES_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+typedef struct fvlm_dataset fvlm_dataset;
+
+/* Open files [count]. weights[i] says how often an epoch takes each sample of file i (0.5: half of them, another half
+ * each time); NULL: once each. The caller owns *dataset. */
+fvlm_status fvlm_dataset_open(const char *const *paths, const double *weights, size_t count, fvlm_dataset **dataset,
+                              fvlm_error *error);
+void fvlm_dataset_close(fvlm_dataset **dataset);
+
+/* Samples of all files, and of one epoch. */
+size_t fvlm_dataset_count(const fvlm_dataset *dataset);
+size_t fvlm_dataset_epoch_count(const fvlm_dataset *dataset);
+
+/* Parse sample `index`; the caller releases *object with json_decref. The error names file and place. */
+fvlm_status fvlm_dataset_parse(const fvlm_dataset *dataset, size_t index, json_t **object, fvlm_error *error);
+/* "FILE, sample 3": for messages. Samples count from 1. */
+void fvlm_dataset_name(const fvlm_dataset *dataset, size_t index, char *name, size_t size);
+
+typedef enum fvlm_grouping {
+    FVLM_GROUP_NONE,
+    FVLM_GROUP_LENGTH,  /* batches of samples of about the same length */
+    FVLM_GROUP_MODALITY /* and either all with pictures or all without */
+} fvlm_grouping;
+
+/* The samples of epoch `epoch`, in order: order[fvlm_dataset_epoch_count]. Depends on seed, epoch, grouping and batch
+ * alone. `shuffle` false: as in the files. `batch` is for grouping. */
+fvlm_status fvlm_dataset_order(fvlm_dataset *dataset, uint64_t seed, uint64_t epoch, bool shuffle,
+                               fvlm_grouping grouping, size_t batch, size_t *order, fvlm_error *error);
+
+#endif

@@ -1,0 +1,510 @@
+/* The training loop: batches from the background, a pass for each, one optimiser step for all of them. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/system.h"
+#include "train/trainer_state.h"
+
+#define MAX_BATCH 65536
+
+void fvlm_train_defaults(fvlm_train_options *options)
+{
+    *options = (fvlm_train_options){.tune_projector = true,
+                                    .tune_llm = true,
+                                    .lora_alpha = 256,
+                                    .batch_size = 1,
+                                    .accumulation = 1,
+                                    .epochs = 1,
+                                    .rate = 2e-5,
+                                    .beta1 = 0.9,
+                                    .beta2 = 0.999,
+                                    .eps = 1e-8,
+                                    .max_gradient_norm = 1,
+                                    .warmup_ratio = 0.03,
+                                    .seed = 42,
+                                    .shuffle = true};
+}
+
+/* Opening. */
+
+static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
+{
+    if (o->data_count == 0)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "no data given");
+    if (!o->tune_vision && !o->tune_projector && !o->tune_llm && o->lora_rank <= 0)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "nothing is to be trained: name a part");
+    if (o->batch_size < 1 || o->batch_size > MAX_BATCH || o->accumulation < 1 || o->accumulation > MAX_BATCH)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "batch size %d and accumulation %d have to be 1 to %d",
+                         o->batch_size, o->accumulation, MAX_BATCH);
+    if (o->max_steps <= 0 && !(o->epochs > 0 && o->epochs < 1e9))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "%g epochs are none", o->epochs);
+    if (!(o->rate >= 0) || !(o->projector_rate >= 0) || !(o->vision_rate >= 0) || !(o->weight_decay >= 0) ||
+        !(o->max_gradient_norm >= 0) || !isfinite(o->rate + o->projector_rate + o->vision_rate + o->weight_decay))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT,
+                         "learning rates, weight decay and the largest gradient norm cannot be negative");
+    if (!(o->beta1 >= 0 && o->beta1 < 1) || !(o->beta2 >= 0 && o->beta2 < 1) || !(o->eps > 0))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "AdamW wants 0 <= beta < 1 and a positive epsilon");
+    if (!(o->warmup_ratio >= 0 && o->warmup_ratio <= 1))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "the warm-up ratio %g is not between 0 and 1", o->warmup_ratio);
+    if (o->lora_rank < 0 || o->lora_rank > 4096)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "a LoRA rank of %d is not between 0 and 4096", o->lora_rank);
+    return FVLM_OK;
+}
+
+static void plan_steps(fvlm_trainer *trainer)
+{
+    const fvlm_train_options *o = &trainer->options;
+    uint64_t a_step = (uint64_t)o->batch_size * (uint64_t)o->accumulation;
+    trainer->steps_per_epoch = (fvlm_dataset_epoch_count(trainer->dataset) + a_step - 1) / a_step;
+    trainer->steps =
+        o->max_steps > 0 ? (uint64_t)o->max_steps : (uint64_t)ceil(o->epochs * (double)trainer->steps_per_epoch);
+    trainer->warmup =
+        o->warmup_steps > 0 ? (uint64_t)o->warmup_steps : (uint64_t)ceil(o->warmup_ratio * (double)trainer->steps);
+}
+
+static fvlm_status allocate(fvlm_trainer *trainer, fvlm_error *error)
+{
+    size_t batch = (size_t)trainer->options.batch_size;
+    trainer->order = fvlm_calloc(fvlm_dataset_epoch_count(trainer->dataset), sizeof *trainer->order);
+    bool fine = trainer->order;
+    for (int i = 0; i < 2; i++) {
+        fvlm_prepared *prepared = &trainer->prepared[i];
+        prepared->samples = fvlm_calloc(batch, sizeof *prepared->samples);
+        prepared->places = fvlm_calloc(batch, sizeof *prepared->places);
+        prepared->bad = fvlm_calloc(batch, sizeof *prepared->bad);
+        fine = fine && prepared->samples && prepared->places && prepared->bad;
+    }
+    return fine ? fvlm_pool_create(1, &trainer->pool, error) : fvlm_fail_memory(error);
+}
+
+fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *options, fvlm_trainer **out,
+                              fvlm_error *error)
+{
+    *out = NULL;
+    fvlm_status status = check_options(options, error);
+    if (status)
+        return status;
+    fvlm_trainer *trainer = *out = fvlm_calloc(1, sizeof *trainer);
+    if (!trainer)
+        return fvlm_fail_memory(error);
+    trainer->engine = engine;
+    trainer->options = *options;
+    bool lora = options->lora_rank > 0;
+    fvlm_network_options network = {
+        .trained = (options->tune_vision ? FVLM_PART_VISION : 0u) |
+                   (options->tune_projector ? FVLM_PART_PROJECTOR : 0u) |
+                   (lora                ? FVLM_PART_ADAPTER
+                    : options->tune_llm ? FVLM_PART_LANGUAGE
+                                        : 0u),
+        .lora = {.rank = (size_t)options->lora_rank, .alpha = (float)options->lora_alpha, .seed = options->seed},
+        .batch_statistics = options->batch_statistics,
+        .recompute = options->gradient_checkpointing};
+    double projector = options->projector_rate > 0 ? options->projector_rate : options->rate;
+    double vision = options->vision_rate > 0 ? options->vision_rate : options->rate;
+    trainer->adamw = (fvlm_adamw){.beta1 = options->beta1,
+                                  .beta2 = options->beta2,
+                                  .eps = options->eps,
+                                  .decay = options->weight_decay,
+                                  .decay_all = options->decay_all,
+                                  .rates = {vision, projector, options->rate, options->rate}};
+    status = fvlm_dataset_open(options->data, options->weights, options->data_count, &trainer->dataset, error);
+    if (!status)
+        status = allocate(trainer, error);
+    if (!status)
+        status = fvlm_network_create(engine, &network, &trainer->network, error);
+    if (status) {
+        fvlm_trainer_close(out);
+        return status;
+    }
+    plan_steps(trainer);
+    return FVLM_OK;
+}
+
+static void clear_prepared(fvlm_prepared *prepared)
+{
+    for (size_t i = 0; i < prepared->count; i++)
+        fvlm_sample_clear(&prepared->samples[i]);
+    for (size_t i = 0; i < prepared->bad_count; i++)
+        free(prepared->bad[i]);
+    prepared->count = prepared->bad_count = 0;
+}
+
+void fvlm_trainer_close(fvlm_trainer **trainer)
+{
+    fvlm_trainer *old = *trainer;
+    if (!old)
+        return;
+    fvlm_background_wait(&old->background);
+    for (int i = 0; i < 2; i++) {
+        clear_prepared(&old->prepared[i]);
+        free(old->prepared[i].samples);
+        free(old->prepared[i].places);
+        free((void *)old->prepared[i].bad);
+    }
+    free(old->order);
+    fvlm_pool_destroy(&old->pool);
+    fvlm_network_destroy(&old->network);
+    fvlm_dataset_close(&old->dataset);
+    free(old);
+    *trainer = NULL;
+}
+
+/* Batches. */
+
+static fvlm_status make_sample(fvlm_trainer *trainer, size_t place, fvlm_sample *sample, fvlm_error *error)
+{
+    const fvlm_train_options *o = &trainer->options;
+    fvlm_sample_options options = {.template_name = o->template_name,
+                                   .system = o->system,
+                                   .folders = o->folders,
+                                   .folder_count = o->folder_count,
+                                   .longest = trainer->engine->context};
+    json_t *object;
+    fvlm_status status = fvlm_dataset_parse(trainer->dataset, place, &object, error);
+    if (status)
+        return status;
+    fvlm_conversation conversation;
+    fvlm_error inner;
+    status = fvlm_conversation_read(object, &conversation, &inner);
+    if (!status) {
+        status = fvlm_sample_make(trainer->engine, trainer->pool, &conversation, &options, sample, &inner);
+        fvlm_conversation_clear(&conversation);
+    }
+    json_decref(object);
+    if (status) {
+        char name[256];
+        fvlm_dataset_name(trainer->dataset, place, name, sizeof name);
+        fvlm_fail(error, status, "%s: %s", name, inner.message);
+    }
+    return status;
+}
+
+/* The background job: fill the prepared batch that comes next. */
+static void prepare(void *argument, fvlm_prepared *prepared)
+{
+    fvlm_trainer *trainer = argument;
+    const fvlm_train_options *o = &trainer->options;
+    size_t batch = (size_t)o->batch_size, accumulation = (size_t)o->accumulation;
+    size_t count = fvlm_dataset_epoch_count(trainer->dataset);
+    uint64_t step = prepared->number / accumulation, epoch = step / trainer->steps_per_epoch;
+    prepared->status = FVLM_OK;
+    if (!trainer->ordered || trainer->order_epoch != epoch) {
+        fvlm_grouping grouping = o->group_by_modality ? FVLM_GROUP_MODALITY
+                                 : o->group_by_length ? FVLM_GROUP_LENGTH
+                                                      : FVLM_GROUP_NONE;
+        prepared->status = fvlm_dataset_order(trainer->dataset, o->seed, epoch, o->shuffle, grouping, batch,
+                                              trainer->order, &prepared->error);
+        trainer->ordered = !prepared->status;
+        trainer->order_epoch = epoch;
+    }
+    size_t first = ((size_t)(step % trainer->steps_per_epoch) * accumulation + prepared->number % accumulation) * batch;
+    for (size_t i = first; i < first + batch && i < count && !prepared->status; i++) {
+        fvlm_error error;
+        fvlm_status status = make_sample(trainer, trainer->order[i], &prepared->samples[prepared->count], &error);
+        if (status == FVLM_ERROR_MEMORY) {
+            prepared->status = status;
+            prepared->error = error;
+        } else if (status) {
+            char *message = fvlm_strdup(error.message);
+            if (message)
+                prepared->bad[prepared->bad_count++] = message;
+            else
+                prepared->status = fvlm_fail_memory(&prepared->error);
+        } else {
+            prepared->places[prepared->count++] = trainer->order[i];
+        }
+    }
+}
+
+static void prepare_even(void *argument)
+{
+    prepare(argument, &((fvlm_trainer *)argument)->prepared[0]);
+}
+
+static void prepare_odd(void *argument)
+{
+    prepare(argument, &((fvlm_trainer *)argument)->prepared[1]);
+}
+
+static fvlm_status start(fvlm_trainer *trainer, uint64_t number, fvlm_error *error)
+{
+    fvlm_prepared *prepared = &trainer->prepared[number % 2];
+    clear_prepared(prepared);
+    prepared->number = number;
+    trainer->started = true;
+    return fvlm_background_start(number % 2 ? prepare_odd : prepare_even, trainer, &trainer->background, error);
+}
+
+/* Batch `number`, and set the background to work on the next one. */
+static fvlm_status take(fvlm_trainer *trainer, uint64_t number, fvlm_prepared **out, fvlm_error *error)
+{
+    fvlm_prepared *prepared = *out = &trainer->prepared[number % 2];
+    fvlm_status status = FVLM_OK;
+    if (!trainer->started)
+        status = start(trainer, number, error);
+    fvlm_background_wait(&trainer->background);
+    trainer->started = false;
+    if (status)
+        return status;
+    if (prepared->status) {
+        *error = prepared->error;
+        return prepared->status;
+    }
+    const fvlm_train_options *o = &trainer->options;
+    for (size_t i = 0; i < prepared->bad_count; i++) {
+        if (++trainer->skipped > o->max_bad_samples)
+            return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s%s", prepared->bad[i],
+                             o->max_bad_samples == 0 ? " (--max-bad-samples skips such samples)" : "");
+        if (o->notice)
+            o->notice(o->user, prepared->bad[i]);
+    }
+    if (number + 1 < trainer->steps * (uint64_t)o->accumulation)
+        status = start(trainer, number + 1, error);
+    return status;
+}
+
+/* Steps. */
+
+static fvlm_status fail_not_finite(const fvlm_trainer *trainer, const fvlm_prepared *prepared, const char *what,
+                                   fvlm_error *error)
+{
+    char names[400] = "";
+    for (size_t i = 0, used = 0; i < prepared->count && used < sizeof names; i++) {
+        char name[256];
+        fvlm_dataset_name(trainer->dataset, prepared->places[i], name, sizeof name);
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? "; " : "", name);
+    }
+    return fvlm_fail(error, FVLM_ERROR_FORMAT, "step %llu: the %s is not finite, in the batch %s",
+                     (unsigned long long)trainer->step + 1, what, names);
+}
+
+/* Add up the gradients of a step's batches. */
+static fvlm_status run_batches(fvlm_trainer *trainer, fvlm_network_result *sum, fvlm_prepared **last, fvlm_error *error)
+{
+    *sum = (fvlm_network_result){0};
+    fvlm_parameters_clear_gradients(fvlm_network_parameters(trainer->network), trainer->engine->pool);
+    uint64_t accumulation = (uint64_t)trainer->options.accumulation;
+    for (uint64_t i = 0; i < accumulation; i++) {
+        fvlm_network_result result;
+        fvlm_status status = take(trainer, trainer->step * accumulation + i, last, error);
+        if (status || (*last)->count == 0) {
+            if (status)
+                return status;
+            continue;
+        }
+        status = fvlm_network_run(trainer->network, (*last)->samples, (*last)->count, true, &result, error);
+        if (status)
+            return status;
+        if (!isfinite(result.loss))
+            return fail_not_finite(trainer, *last, "loss", error);
+        sum->loss += result.loss;
+        sum->targets += result.targets;
+        sum->rows += result.rows;
+    }
+    return FVLM_OK;
+}
+
+void fvlm_trainer_progress(const fvlm_trainer *trainer, fvlm_train_progress *progress)
+{
+    *progress = (fvlm_train_progress){.step = (long long)trainer->step,
+                                      .steps = (long long)trainer->steps,
+                                      .epoch = (double)trainer->step / (double)trainer->steps_per_epoch,
+                                      .skipped = trainer->skipped};
+}
+
+fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error)
+{
+    const fvlm_train_options *o = &trainer->options;
+    fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
+    fvlm_network_result sum;
+    fvlm_prepared *last;
+    fvlm_status status = run_batches(trainer, &sum, &last, error);
+    if (status)
+        return status;
+    double mean = sum.targets > 0 ? 1 / (double)sum.targets : 0;
+    double norm = mean * fvlm_gradient_norm(parameters, trainer->engine->pool, &status, error);
+    if (status)
+        return status;
+    if (!isfinite(norm))
+        return fail_not_finite(trainer, last, "gradient", error);
+    double factor = fvlm_schedule_factor(o->schedule, trainer->step, trainer->warmup, trainer->steps);
+    /* As PyTorch clips: 1e-6 keeps a norm of 0 harmless. */
+    double clip = o->max_gradient_norm > 0 ? o->max_gradient_norm / (norm + 1e-6) : 1;
+    if (sum.targets > 0)
+        fvlm_adamw_step(&trainer->adamw, parameters, trainer->engine->pool, trainer->step + 1,
+                        mean * (clip < 1 ? clip : 1), factor);
+    trainer->step++;
+    fvlm_trainer_progress(trainer, progress);
+    progress->loss = sum.loss * mean;
+    progress->gradient_norm = norm;
+    progress->rate = o->rate * factor;
+    progress->tokens = sum.rows;
+    return FVLM_OK;
+}
+
+fvlm_status fvlm_trainer_dump_gradients(fvlm_trainer *trainer, const char *path, double *loss, fvlm_error *error)
+{
+    fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
+    fvlm_network_result sum;
+    fvlm_prepared *last;
+    fvlm_status status = run_batches(trainer, &sum, &last, error);
+    fvlm_tensor *tensors = status ? NULL : fvlm_calloc(parameters->count, sizeof *tensors);
+    if (!status && !tensors)
+        status = fvlm_fail_memory(error);
+    size_t count = 0;
+    float mean = sum.targets > 0 ? (float)(1 / (double)sum.targets) : 0;
+    for (size_t i = 0; !status && i < parameters->count; i++) {
+        fvlm_parameter *parameter = parameters->items[i];
+        if (!parameter->gradient)
+            continue;
+        for (size_t k = 0; k < parameter->count; k++)
+            parameter->gradient[k] *= mean;
+        tensors[count++] = fvlm_parameter_tensor(parameter, parameter->gradient);
+    }
+    if (!status)
+        status = fvlm_safetensors_write(path, tensors, count, error);
+    free(tensors);
+    *loss = sum.loss * (double)mean;
+    return status;
+}
+
+/* A sample as LLaVA keeps it: one -200 for a whole picture, and labels beside the tokens they are, -100 elsewhere. */
+static json_t *sample_json(const fvlm_sample *sample)
+{
+    json_t *tokens = json_array(), *labels = json_array();
+    size_t picture = 0;
+    for (size_t i = 0; i < sample->count; i++) {
+        bool shown = sample->tokens[i] < 0;
+        json_array_append_new(tokens, json_integer(shown ? -200 : sample->tokens[i]));
+        json_array_append_new(labels, json_integer(!shown && i > 0 ? sample->labels[i - 1] : -100));
+        if (shown)
+            i += sample->pictures[picture++].count - 1;
+    }
+    return json_pack("{so so}", "input_ids", tokens, "labels", labels);
+}
+
+fvlm_status fvlm_trainer_dump_labels(fvlm_trainer *trainer, const char *path, fvlm_error *error)
+{
+    fvlm_prepared *prepared;
+    fvlm_writer *writer = NULL;
+    fvlm_status status = take(trainer, trainer->step * (uint64_t)trainer->options.accumulation, &prepared, error);
+    if (!status)
+        status = fvlm_writer_open(path, &writer, error);
+    for (size_t i = 0; !status && i < prepared->count; i++) {
+        json_t *object = sample_json(&prepared->samples[i]);
+        char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+        json_decref(object);
+        status = text ? fvlm_writer_write(writer, text, strlen(text), error) : fvlm_fail_memory(error);
+        if (!status)
+            status = fvlm_writer_write(writer, "\n", 1, error);
+        free(text);
+    }
+    if (!status)
+        status = fvlm_writer_commit(&writer, error);
+    fvlm_writer_abort(&writer);
+    return status;
+}
+
+/* Checkpoints by number. */
+
+static char *checkpoint_path(const fvlm_trainer *trainer, long long step, const char *suffix)
+{
+    char name[64];
+    snprintf(name, sizeof name, "checkpoint-%lld%s", step, suffix);
+    return fvlm_path_join(trainer->options.output, name);
+}
+
+struct numbers {
+    long long newest, keep_from; /* -1: none */
+    long long *all;
+    size_t count, capacity;
+    bool failed;
+};
+
+static void collect_number(void *user, long long number)
+{
+    struct numbers *numbers = user;
+    if (number > numbers->newest)
+        numbers->newest = number;
+    if (numbers->count == numbers->capacity) {
+        size_t capacity = numbers->capacity ? 2 * numbers->capacity : 64;
+        long long *all = realloc(numbers->all, capacity * sizeof *all);
+        if (!all) {
+            numbers->failed = true;
+            return;
+        }
+        numbers->all = all;
+        numbers->capacity = capacity;
+    }
+    numbers->all[numbers->count++] = number;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    long long x = *(const long long *)a, y = *(const long long *)b;
+    return x < y ? -1 : x > y;
+}
+
+static fvlm_status remove_old(fvlm_trainer *trainer, fvlm_error *error)
+{
+    struct numbers numbers = {.newest = -1};
+    if (trainer->options.keep_checkpoints <= 0)
+        return FVLM_OK;
+    fvlm_status status = fvlm_folder_numbers(trainer->options.output, "checkpoint-", collect_number, &numbers, error);
+    if (!status && numbers.failed)
+        status = fvlm_fail_memory(error);
+    if (!status && numbers.count > 0)
+        qsort(numbers.all, numbers.count, sizeof *numbers.all, compare_numbers);
+    size_t keep = (size_t)trainer->options.keep_checkpoints;
+    for (size_t i = 0; i + keep < numbers.count && !status; i++) {
+        char *path = checkpoint_path(trainer, numbers.all[i], "");
+        status = path ? fvlm_folder_remove(path, error) : fvlm_fail_memory(error);
+        free(path);
+    }
+    free(numbers.all);
+    return status;
+}
+
+/* Written aside and renamed, so that a folder of this name is always whole. */
+fvlm_status fvlm_trainer_save(fvlm_trainer *trainer, fvlm_error *error)
+{
+    char *path = checkpoint_path(trainer, (long long)trainer->step, "");
+    char *aside = checkpoint_path(trainer, (long long)trainer->step, ".part");
+    fvlm_status status = path && aside ? fvlm_folder_remove(aside, error) : fvlm_fail_memory(error);
+    if (!status)
+        status = fvlm_trainer_write(trainer, aside, true, error);
+    if (!status)
+        status = fvlm_folder_replace(aside, path, error);
+    fvlm_error ignored;
+    if (status && aside)
+        fvlm_folder_remove(aside, &ignored);
+    if (!status)
+        status = remove_old(trainer, error);
+    free(path);
+    free(aside);
+    return status;
+}
+
+fvlm_status fvlm_trainer_resume(fvlm_trainer *trainer, const char *checkpoint, fvlm_error *error)
+{
+    if (checkpoint)
+        return fvlm_trainer_read(trainer, checkpoint, error);
+    struct numbers numbers = {.newest = -1};
+    if (!fvlm_folder_exists(trainer->options.output))
+        return FVLM_OK;
+    fvlm_status status = fvlm_folder_numbers(trainer->options.output, "checkpoint-", collect_number, &numbers, error);
+    free(numbers.all);
+    if (status || numbers.newest < 0)
+        return status;
+    char *path = checkpoint_path(trainer, numbers.newest, "");
+    status = path ? fvlm_trainer_read(trainer, path, error) : fvlm_fail_memory(error);
+    free(path);
+    return status;
+}
+
+fvlm_status fvlm_trainer_finish(fvlm_trainer *trainer, fvlm_error *error)
+{
+    return fvlm_trainer_write(trainer, trainer->options.output, false, error);
+}

@@ -1,0 +1,48 @@
+/* The trainer as the files of this room see it. */
+#ifndef FVLM_TRAIN_TRAINER_STATE_H
+#define FVLM_TRAIN_TRAINER_STATE_H
+
+#include "base/background.h"
+#include "fastvlm/train.h"
+#include "train/network.h"
+#include "train/optimizer.h"
+#include "train/sample_files.h"
+
+/* Samples of one forward pass, made in the background while another pass computes. */
+typedef struct fvlm_prepared {
+    uint64_t number;      /* of the batch in the whole run */
+    fvlm_sample *samples; /* [batch_size], of which `count` are made */
+    size_t *places;       /* [batch_size]: their places in the data set */
+    size_t count;
+    char **bad; /* [batch_size]: messages about those that are not, of which `bad_count` */
+    size_t bad_count;
+    fvlm_status status; /* of what is not a sample's fault */
+    fvlm_error error;
+} fvlm_prepared;
+
+struct fvlm_trainer {
+    fvlm_engine *engine;
+    fvlm_train_options options;
+    fvlm_network *network;
+    fvlm_dataset *dataset;
+    fvlm_adamw adamw;
+    uint64_t step, steps, steps_per_epoch, warmup;
+    int skipped;
+
+    fvlm_pool *pool; /* of one thread: the background job's */
+    fvlm_background *background;
+    fvlm_prepared prepared[2]; /* batch n is in prepared[n % 2] */
+    bool started;              /* the next batch is on its way, or there */
+    size_t *order;             /* [epoch_count] of `order_epoch`; the background job's */
+    uint64_t order_epoch;
+    bool ordered;
+};
+
+/* Checkpoint folders (checkpoint_folder.c). */
+
+/* Write the model, and with `state` the optimiser's state, into `folder`, which is made. */
+fvlm_status fvlm_trainer_write(fvlm_trainer *trainer, const char *folder, bool state, fvlm_error *error);
+/* Read the state back. */
+fvlm_status fvlm_trainer_read(fvlm_trainer *trainer, const char *folder, fvlm_error *error);
+
+#endif
