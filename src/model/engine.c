@@ -92,6 +92,40 @@ static fvlm_status allocate_workspace(fvlm_engine *engine, fvlm_error *error)
     return engine->workspace ? FVLM_OK : fvlm_fail_memory(error);
 }
 
+/* The two halves of opening a model, side by side: reading the tokenizer keeps one processor busy. */
+struct opening {
+    fvlm_engine *engine;
+    fvlm_status status[2];
+    fvlm_error error[2];
+};
+
+static void open_half(void *argument, size_t index, int thread)
+{
+    struct opening *opening = argument;
+    fvlm_engine *engine = opening->engine;
+    fvlm_error *error = &opening->error[index];
+    (void)thread;
+    opening->status[index] =
+        index == 0 ? load_model(engine, error) : fvlm_tokenizer_read(&engine->source->files, &engine->tokenizer, error);
+}
+
+static fvlm_status open_halves(fvlm_engine *engine, fvlm_error *error)
+{
+    struct opening opening = {.engine = engine};
+    fvlm_pool *pair;
+    fvlm_status status = fvlm_pool_create(fvlm_pool_threads(engine->pool) > 1 ? 2 : 1, &pair, error);
+    if (status)
+        return status;
+    fvlm_pool_run(pair, 2, open_half, &opening);
+    fvlm_pool_destroy(&pair);
+    for (int i = 0; i < 2 && !status; i++) {
+        status = opening.status[i];
+        if (status && error)
+            *error = opening.error[i];
+    }
+    return status;
+}
+
 fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_engine **out, fvlm_error *error)
 {
     *out = NULL;
@@ -108,9 +142,7 @@ fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_engine **o
     if (!status)
         status = fvlm_pool_create(options->threads > 0 ? options->threads : fvlm_cpu_count(), &engine->pool, error);
     if (!status)
-        status = load_model(engine, error);
-    if (!status)
-        status = fvlm_tokenizer_read(&engine->source->files, &engine->tokenizer, error);
+        status = open_halves(engine, error);
     if (!status)
         status = add_end_token(engine, error);
     if (!status)
