@@ -34,12 +34,12 @@ static void depthwise(const fvlm_depthwise *conv, const float *x, const fvlm_con
                             area->y + i * area->line_stride + j * area->y_stride);
 }
 
-static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, float *y)
+static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t first, size_t columns, float *y)
 {
     size_t channels = conv->channels, top, bottom, left, right;
     fvlm_conv_taps(row, 3, 2, conv->height, &top, &bottom);
-    for (size_t column = 0; column < (conv->width + 1) / 2; column++) {
-        float *out = y + column * channels;
+    for (size_t column = first; column < first + columns; column++) {
+        float *out = y + (column - first) * channels;
         fvlm_conv_taps(column, 3, 2, conv->width, &left, &right);
         for (size_t c = 0; c < channels; c++)
             out[c] = conv->bias[c];
@@ -144,7 +144,8 @@ static void run_stem_row(void *argument, size_t row, int thread)
 {
     (void)thread;
     const struct stem_job *job = argument;
-    job->kernels->stem_row(job->conv, job->x, row, job->y + row * ((job->conv->width + 1) / 2) * job->conv->channels);
+    size_t columns = (job->conv->width + 1) / 2;
+    job->kernels->stem_row(job->conv, job->x, row, 0, columns, job->y + row * columns * job->conv->channels);
 }
 
 void fvlm_stem_forward(fvlm_pool *pool, const fvlm_stem *conv, const uint8_t *x, float *y)

@@ -19,8 +19,8 @@ typedef struct fvlm_conv_area {
 
 typedef struct fvlm_conv_kernels {
     void (*depthwise)(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area);
-    /* y[width of the output, channels] is output row `row` of the convolution of x. */
-    void (*stem_row)(const fvlm_stem *conv, const uint8_t *x, size_t row, float *y);
+    /* y[columns, channels]: output row `row` from `column` on. */
+    void (*stem_row)(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t column, size_t columns, float *y);
 } fvlm_conv_kernels;
 
 extern const fvlm_conv_kernels fvlm_conv_kernels_reference, fvlm_conv_kernels_avx2, fvlm_conv_kernels_avx512,

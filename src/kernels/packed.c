@@ -238,21 +238,23 @@ void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, s
     }
 }
 
-/* Feed-forward blocks. */
+/* Feed-forward blocks and the stem. */
 
 /* What a task needs of its thread's scratch, for `count` places. */
 struct slab {
-    fvlm_packed_rows in, middle; /* what goes into fc1 and fc2 */
+    fvlm_packed_rows in, middle; /* what goes into a block's fc1, or the stem's layer, and into fc2 */
     float *mixed;                /* the convolution's output; in float32 that is `in` */
     size_t mixed_stride;         /* floats */
     float *hidden;               /* int8: a slice of the middle before it is rounded */
+    float *part;                 /* stem: the first convolution's output */
     size_t bytes;
 };
 
-static struct slab place_slab(const fvlm_packed_ffn *ffn, size_t count, char *scratch)
+/* For a layer and what follows it. */
+static struct slab place_slab(const fvlm_packed *layer, size_t count, char *scratch)
 {
-    fvlm_packed_type type = ffn->fc1.type;
-    size_t channels = ffn->fc1.cols;
+    fvlm_packed_type type = layer->type;
+    size_t channels = layer->cols;
     struct slab slab = {.in = place_rows(type, count, channels, scratch)};
     slab.bytes = rows_bytes(type, count, channels);
     slab.middle = place_rows(type, count, FVLM_PACKED_SLICE, scratch + slab.bytes);
@@ -292,7 +294,7 @@ static void ffn_task(void *argument, size_t index, int thread)
     size_t rows = least(job->rows, conv->height - row), columns = least(job->columns, conv->width - column);
     size_t count = rows * columns, channels = conv->channels;
     size_t first_place = (row * conv->width + column) * channels;
-    struct slab slab = place_slab(ffn, count, fvlm_pool_scratch(job->pool, thread));
+    struct slab slab = place_slab(&ffn->fc1, count, fvlm_pool_scratch(job->pool, thread));
 
     job->conv->depthwise(conv, job->x,
                          &(fvlm_conv_area){.row = row,
@@ -352,8 +354,107 @@ void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const 
                       .columns = FVLM_AREA_COLUMNS,
                       .across = divide_up(conv->width, FVLM_AREA_COLUMNS)};
     /* Lower areas where the scratch memory or the number of threads wants it. */
-    while (job.rows > 1 && (place_slab(ffn, job.rows * job.columns, NULL).bytes > FVLM_SCRATCH_BYTES ||
+    while (job.rows > 1 && (place_slab(&ffn->fc1, job.rows * job.columns, NULL).bytes > FVLM_SCRATCH_BYTES ||
                             divide_up(conv->height, job.rows) * job.across < (size_t)fvlm_pool_threads(pool)))
         job.rows /= 2;
     fvlm_pool_run(pool, divide_up(conv->height, job.rows) * job.across, ffn_task, &job);
+}
+
+/* The stem. */
+
+struct stem {
+    const fvlm_packed_kernels *kernels;
+    const fvlm_conv_kernels *conv;
+    fvlm_pool *pool;
+    const fvlm_packed_stem *stem;
+    const uint8_t *x;
+    float *y;
+    size_t height, width;         /* of y */
+    size_t rows, columns, across; /* of a task's area; areas side by side */
+};
+
+/* The part of the first convolution's output that an area of y needs, as a picture of its own: from an even place on,
+ * so that the second convolution's strides fall as in the whole picture. */
+struct span {
+    size_t start, length; /* in the first convolution's output */
+    size_t skip;          /* of y's places that the part would give, this many come before the area */
+};
+
+static struct span span_of(size_t first, size_t count, size_t whole)
+{
+    size_t skip = first > 0, start = 2 * (first - skip);
+    return (struct span){start, least(2 * (first + count), whole) - start, skip};
+}
+
+/* Bytes of the part's largest size. */
+static size_t part_bytes(size_t rows, size_t columns, size_t channels)
+{
+    return round_up((2 * rows + 2) * (2 * columns + 2) * channels * sizeof(float), FVLM_ALIGN);
+}
+
+static struct slab place_stem(const fvlm_packed_stem *stem, size_t rows, size_t columns, char *scratch)
+{
+    struct slab slab = place_slab(&stem->linear, rows * columns, scratch);
+    slab.part = (float *)(void *)(scratch + slab.bytes);
+    slab.bytes += part_bytes(rows, columns, stem->conv.channels);
+    return slab;
+}
+
+static void stem_task(void *argument, size_t index, int thread)
+{
+    const struct stem *job = argument;
+    const fvlm_packed_stem *stem = job->stem;
+    size_t row = index / job->across * job->rows, column = index % job->across * job->columns;
+    size_t rows = least(job->rows, job->height - row), columns = least(job->columns, job->width - column);
+    size_t channels = stem->conv.channels, outputs = stem->linear.rows;
+    struct slab slab = place_stem(stem, rows, columns, fvlm_pool_scratch(job->pool, thread));
+    struct span down = span_of(row, rows, stem->depthwise.height);
+    struct span across = span_of(column, columns, stem->depthwise.width);
+
+    /* The first line and place, where they are skipped, meet nothing. */
+    for (size_t i = down.skip; i < down.length; i++)
+        job->conv->stem_row(&stem->conv, job->x, down.start + i, across.start + across.skip,
+                            across.length - across.skip, slab.part + (i * across.length + across.skip) * channels);
+    fvlm_depthwise depthwise = stem->depthwise;
+    depthwise.height = down.length;
+    depthwise.width = across.length;
+    job->conv->depthwise(&depthwise, slab.part,
+                         &(fvlm_conv_area){.row = down.skip,
+                                           .rows = rows,
+                                           .column = across.skip,
+                                           .columns = columns,
+                                           .y = slab.mixed,
+                                           .y_stride = slab.mixed_stride,
+                                           .line_stride = columns * slab.mixed_stride});
+    if (!fvlm_packed_is_fp32(stem->linear.type))
+        job->kernels->prepare(stem->linear.type, slab.mixed, slab.mixed_stride, channels, 0, rows * columns, &slab.in);
+    fvlm_epilogue epilogue = {.bias = stem->bias, .activation = FVLM_ACTIVATION_GELU};
+    job->kernels->block(&(fvlm_packed_block){.w = &stem->linear,
+                                             .count = outputs,
+                                             .slices = slices_of(channels),
+                                             .x = &slab.in,
+                                             .rows = rows * columns,
+                                             .y = job->y + (row * job->width + column) * outputs,
+                                             .y_stride = outputs,
+                                             .line = columns,
+                                             .line_stride = job->width * outputs,
+                                             .epilogue = &epilogue});
+}
+
+void fvlm_packed_stem_forward(fvlm_pool *pool, const fvlm_packed_stem *stem, const uint8_t *x, float *y)
+{
+    struct stem job = {.kernels = fvlm_packed_kernels_select(),
+                       .conv = fvlm_conv_kernels_select(),
+                       .pool = pool,
+                       .stem = stem,
+                       .x = x,
+                       .y = y,
+                       .height = divide_up(stem->depthwise.height, 2),
+                       .width = divide_up(stem->depthwise.width, 2),
+                       .rows = FVLM_AREA_ROWS,
+                       .columns = FVLM_AREA_COLUMNS};
+    while (place_stem(stem, job.rows, job.columns, NULL).bytes > FVLM_SCRATCH_BYTES && job.rows * job.columns > 1)
+        *(job.rows > 1 ? &job.rows : &job.columns) /= 2;
+    job.across = divide_up(job.width, job.columns);
+    fvlm_pool_run(pool, divide_up(job.height, job.rows) * job.across, stem_task, &job);
 }

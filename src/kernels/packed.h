@@ -60,4 +60,15 @@ typedef struct fvlm_packed_ffn {
 /* x and y must not overlap. */
 void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const float *x, float *y);
 
+/* The tower's stem over a picture of bytes x[h, w, 3]: y = gelu(linear(depthwise(conv(x))) + bias), with the depthwise
+ * convolution of stride 2 over conv's output, whose size it has, and both with activations of their own. */
+typedef struct fvlm_packed_stem {
+    fvlm_stem conv;
+    fvlm_depthwise depthwise;
+    fvlm_packed linear;
+    const float *bias; /* [linear.rows] */
+} fvlm_packed_stem;
+/* y[places of the depthwise convolution's output, linear.rows] */
+void fvlm_packed_stem_forward(fvlm_pool *pool, const fvlm_packed_stem *stem, const uint8_t *x, float *y);
+
 #endif

@@ -314,8 +314,6 @@ static struct layout plan(const fvlm_vision *vision, size_t resolution, int thre
     struct layout layout = {.x = 0, .mixed = plane, .qkv = 2 * plane};
     layout.attention = layout.qkv + qkv;
     layout.total = layout.attention + attention;
-    /* The stem's first picture is four planes wide and gone before anything but x is in use. */
-    layout.total = larger(layout.total, plane + (resolution / 2) * (resolution / 2) * vision->stages[0].channels);
     return layout;
 }
 
@@ -443,20 +441,19 @@ static void run_stage(struct pass *pass, const struct stage *stage, int *network
 static void run_stem(struct pass *pass, const uint8_t *pixels, size_t resolution)
 {
     const fvlm_vision *vision = pass->vision;
-    float *first = pass->mixed; /* [resolution / 2, resolution / 2, width]: over everything but x */
-    fvlm_stem stem = {.height = resolution,
-                      .width = resolution,
-                      .channels = vision->stages[0].channels,
-                      .weight = vision->stem_weight,
-                      .bias = vision->stem_bias,
-                      .activation = FVLM_ACTIVATION_GELU};
-    fvlm_stem_forward(pass->pool, &stem, pixels, first);
-    run_depthwise(pass, &vision->stem_depthwise, resolution / 2, FVLM_ACTIVATION_GELU, first, pass->x);
-    run_linear(pass, &vision->stem_linear, pass->x, pass->side * pass->side, pass->mixed,
-               (fvlm_epilogue){.activation = FVLM_ACTIVATION_GELU});
-    swap_buffers(&pass->x, &pass->mixed);
+    fvlm_packed_stem stem = {.conv = {.height = resolution,
+                                      .width = resolution,
+                                      .channels = vision->stages[0].channels,
+                                      .weight = vision->stem_weight,
+                                      .bias = vision->stem_bias,
+                                      .activation = FVLM_ACTIVATION_GELU},
+                             .depthwise =
+                                 depthwise_shape(&vision->stem_depthwise, resolution / 2, FVLM_ACTIVATION_GELU),
+                             .linear = vision->stem_linear.packed,
+                             .bias = vision->stem_linear.bias};
+    fvlm_packed_stem_forward(pass->pool, &stem, pixels, pass->x);
     if (pass->on_stage)
-        pass->on_stage(pass->user, "stem", pass->x, pass->side, pass->side, stem.channels);
+        pass->on_stage(pass->user, "stem", pass->x, pass->side, pass->side, vision->stages[0].channels);
 }
 
 /* Depthwise expansion, squeeze-excite, GELU. */

@@ -311,6 +311,50 @@ static void check_ffn(void)
     }
 }
 
+/* The stem against the same layers one after the other. */
+static void check_stem(void)
+{
+    size_t height = harness_between(1, 70), width = harness_between(1, 150), channels = harness_between(1, 70);
+    size_t outputs = harness_between(1, 70), high = (height + 1) / 2, wide = (width + 1) / 2;
+    size_t places = (high + 1) / 2 * ((wide + 1) / 2);
+    const uint8_t *x = harness_bytes(height * width * 3);
+    float *weights = harness_floats(outputs * channels, 1 / sqrtf((float)channels));
+    float *first = harness_output(high * wide * channels), *second = harness_output(places * channels);
+    float *y = harness_output(places * outputs), *expected = harness_output(places * outputs);
+    void *memory = packed_memory(outputs, channels);
+    fvlm_packed_stem stem = {.conv = {.height = height,
+                                      .width = width,
+                                      .channels = channels,
+                                      .weight = harness_floats(27 * channels, 0.3f),
+                                      .bias = harness_floats(channels, 1),
+                                      .activation = FVLM_ACTIVATION_GELU},
+                             .depthwise = {.height = high,
+                                           .width = wide,
+                                           .channels = channels,
+                                           .multiplier = 1,
+                                           .kernel = 3,
+                                           .stride = 2,
+                                           .weight = harness_floats(9 * channels, 0.3f),
+                                           .bias = harness_floats(channels, 1),
+                                           .activation = FVLM_ACTIVATION_GELU},
+                             .bias = harness_floats(outputs, 1)};
+    fvlm_epilogue epilogue = {.bias = stem.bias, .activation = FVLM_ACTIVATION_GELU};
+    HARNESS_LEVELS(level)
+    {
+        for (size_t t = 0; t < TYPES; t++) {
+            stem.linear = pack(types[t], outputs, channels, weights, 1, memory);
+            fvlm_stem_forward(harness_pool(1), &stem.conv, x, first);
+            fvlm_depthwise_forward(harness_pool(1), &stem.depthwise, first, second);
+            fvlm_packed_linear(harness_pool(1), &stem.linear, second, places, channels, expected, outputs, &epilogue);
+            for (size_t i = 0; i < places * outputs; i++)
+                y[i] = NAN;
+            fvlm_packed_stem_forward(harness_pool(t % 2 ? 3 : 1), &stem, x, y);
+            /* A compiler may round sums at the edges of areas in another order. */
+            harness_near(type_name(types[t]), expected, y, places * outputs, (harness_tolerance){2e-3, 0});
+        }
+    }
+}
+
 struct bench {
     fvlm_pool *pool;
     fvlm_packed packed;
@@ -429,6 +473,7 @@ static const harness_test tests[] = {
     {"special", 40, check_special, NULL},
     {"degenerate", 10, check_degenerate, NULL},
     {"ffn", 8, check_ffn, bench_ffn},
+    {"stem", 12, check_stem, NULL},
 };
 
 int main(int argc, char **argv)

@@ -4,7 +4,7 @@
  * meets are loaded once, then every input pixel once, which feeds all the outputs that it touches: for a 7x7 kernel
  * with stride 1 and 2 x 8 outputs up to 14 + 14 loads for 112 multiply-adds. An area's channels are the outermost loop,
  * so that what neighbouring patches share is read again soon.
- * Stem: PIXELS outputs' windows of 27 values are gathered as floats, then multiplied like a small matrix.
+ * Stem: three lines of input become floats, of which each output takes 27 like a row of a small matrix.
  */
 #include "kernels/conv_body.h"
 #include "kernels/vector/vector_math.h"
@@ -166,58 +166,58 @@ static void depthwise(const fvlm_depthwise *conv, const float *x, const fvlm_con
         fvlm_conv_kernels_reference.depthwise(conv, x, area); /* towers of other widths */
 }
 
-#define STEM_VALUES 27
 #define STEM_PIXELS 8
+#define STEM_INPUTS ((2 * STEM_PIXELS + 1) * 3) /* of a line, for so many outputs side by side */
+#define STEM_LINE ((STEM_INPUTS + VF_LANES - 1) / VF_LANES * VF_LANES)
 
-/* window[27] = the inputs of output `column`, zero beyond the edges, in the order of the packed weights. */
-static void gather_window(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t column, float *window)
+/* line[(2 * pixels + 1) * 3] = the inputs in row `row` that outputs from `column` on meet, zero beyond the edges. */
+FVLM_INLINE void stem_line(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t column, size_t pixels,
+                           float *line)
 {
-    size_t top, bottom, left, right;
-    fvlm_conv_taps(row, 3, 2, conv->height, &top, &bottom);
-    fvlm_conv_taps(column, 3, 2, conv->width, &left, &right);
-    memset(window, 0, STEM_VALUES * sizeof *window);
-    for (size_t i = top; i < bottom; i++) {
-        const uint8_t *in = x + ((2 * row + i - 1) * conv->width + 2 * column + left - 1) * 3;
-        float *out = window + (i * 3 + left) * 3;
-        for (size_t j = 0; j < (right - left) * 3; j++)
-            out[j] = (float)in[j] * (1.0f / 255.0f);
-    }
+    size_t before = column == 0 ? 3 : 0, count = (2 * pixels + 1) * 3 - before, left = 2 * column - (before == 0);
+    size_t inside = (conv->width - left) * 3;
+    memset(line, 0, STEM_LINE * sizeof *line);
+    if (row >= conv->height) /* also where it wraps around below 0 */
+        return;
+    const uint8_t *in = x + (row * conv->width + left) * 3;
+    count = count < inside ? count : inside;
+    for (size_t i = 0; i < count; i++)
+        line[before + i] = (float)in[i] * (1.0f / 255.0f);
 }
 
-FVLM_INLINE void stem_pixels(const fvlm_stem *conv, const float *windows, size_t pixels, float *y)
+FVLM_INLINE void stem_pixels(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t column, size_t pixels,
+                             float *y)
 {
     size_t channels = conv->channels;
+    float lines[3][STEM_LINE];
+    for (size_t i = 0; i < 3; i++)
+        stem_line(conv, x, 2 * row + i - 1, column, pixels, lines[i]);
     for (size_t c = 0; c < channels; c += VF_LANES) {
         size_t n = channels - c < VF_LANES ? channels - c : VF_LANES;
         vf sum[STEM_PIXELS], bias = vf_load_n(conv->bias + c, n);
         FVLM_UNROLL
         for (size_t p = 0; p < pixels; p++)
             sum[p] = bias;
-        for (size_t i = 0; i < STEM_VALUES; i++) {
-            vf w = vf_load_n(conv->weight + i * channels + c, n);
-            FVLM_UNROLL
-            for (size_t p = 0; p < pixels; p++)
-                sum[p] = vf_fma(vf_set(windows[p * STEM_VALUES + i]), w, sum[p]);
-        }
+        for (size_t i = 0; i < 3; i++)
+            for (size_t j = 0; j < 9; j++) {
+                vf w = vf_load_n(conv->weight + (i * 9 + j) * channels + c, n);
+                FVLM_UNROLL
+                for (size_t p = 0; p < pixels; p++)
+                    sum[p] = vf_fma(vf_set(lines[i][p * 6 + j]), w, sum[p]);
+            }
         FVLM_UNROLL
         for (size_t p = 0; p < pixels; p++)
             vf_store_n(y + p * channels + c, vf_activate(conv->activation, sum[p]), n);
     }
 }
 
-static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, float *y)
+static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t column, size_t columns, float *y)
 {
-    float windows[STEM_PIXELS * STEM_VALUES];
-    size_t width = (conv->width + 1) / 2, column = 0;
-    for (; column + STEM_PIXELS <= width; column += STEM_PIXELS) {
-        for (size_t p = 0; p < STEM_PIXELS; p++)
-            gather_window(conv, x, row, column + p, windows + p * STEM_VALUES);
-        stem_pixels(conv, windows, STEM_PIXELS, y + column * conv->channels);
-    }
-    for (; column < width; column++) {
-        gather_window(conv, x, row, column, windows);
-        stem_pixels(conv, windows, 1, y + column * conv->channels);
-    }
+    size_t end = column + columns;
+    for (; column + STEM_PIXELS <= end; column += STEM_PIXELS, y += STEM_PIXELS * conv->channels)
+        stem_pixels(conv, x, row, column, STEM_PIXELS, y);
+    for (; column < end; column++, y += conv->channels)
+        stem_pixels(conv, x, row, column, 1, y);
 }
 
 const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise, stem_row};
