@@ -120,8 +120,7 @@ def draw_roofline(results, out):
         canvas.text(px, py + 4, f"{kind} {peak:.0f}", size=11, colour=COLOURS[kind])
         axes.curve([(x[0] * 2.6, peak), (knee, peak)], COLOURS[kind], 1, "3 4")
     axes.curve([(x[0], memory * x[0]), (max(peaks.values()) / memory, max(peaks.values()))], FAINT)
-    px, py = axes.at(4, memory * 4)
-    canvas.text(px - 8, py - 4, f"reading memory, {memory:.0f} GB/s", size=11, anchor="end", colour=FAINT)
+    canvas.text(88, 452, f"slope: reading memory, {memory:.0f} GB/s", size=11, colour=FAINT)
     for name, kind, intensity, rate, ours in roofline_points(results):
         axes.mark((intensity, rate / 1e9), COLOURS[kind], name, not ours, left=name.startswith("prefill"))
     canvas.text(836, 452, "hollow: OpenVINO", size=11, anchor="end", colour=FAINT)
