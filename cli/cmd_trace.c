@@ -7,7 +7,8 @@
 static char **image_paths, *prompt_text, *out_path;
 
 static const struct poptOption table[] = {
-    {"image", 'i', POPT_ARG_ARGV, &image_paths, 0, "Picture file, `-` for standard input; may be repeated", "FILE"},
+    {"image", 'i', POPT_ARG_ARGV, &image_paths, 0,
+     "Picture file, `-` for standard input; may be repeated; none: the text's logits alone", "FILE"},
     {"image-file", '\0', POPT_ARG_ARGV | POPT_ARGFLAG_DOC_HIDDEN, &image_paths, 0, NULL, NULL},
     {"prompt", 'p', POPT_ARG_STRING, &prompt_text, 0, "The question, as for predict", "TEXT"},
     {"out", 'o', POPT_ARG_STRING, &out_path, 0, "File to write", "FILE.safetensors"},
@@ -18,7 +19,7 @@ static const struct poptOption table[] = {
 
 static const cli_usage usage = {
     .command = "trace",
-    .arguments = "--image FILE --prompt TEXT --out FILE.safetensors [OPTION...]",
+    .arguments = "--prompt TEXT --out FILE.safetensors [--image FILE] [OPTION...]",
     .about = "write the tensors of every stage, from pixels to logits",
     .example = "  fastvlm trace --model ./checkpoint --image cat.jpg --prompt \"What is this?\" --out cat.safetensors"};
 
@@ -27,8 +28,8 @@ int cmd_trace(int argc, const char **argv)
     int code;
     if (!cli_parse(&usage, table, argc, argv, NULL, &code))
         return code;
-    if (!prompt_text || !image_paths || !out_path)
-        return cli_usage_error(&usage, "--%s is missing", !image_paths ? "image" : !prompt_text ? "prompt" : "out");
+    if (!prompt_text || !out_path)
+        return cli_usage_error(&usage, "--%s is missing", !prompt_text ? "prompt" : "out");
 
     fvlm_error error;
     fvlm_engine *engine = NULL;

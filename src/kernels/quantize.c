@@ -182,6 +182,33 @@ static float choose_multiples(const float *x, const float *importance, const flo
     return total;
 }
 
+/* The d and dmin that fit best where the multiples and the q that follow from them are given. */
+static void solve_block(const float *x, const float *importance, struct q4_k_scales *s)
+{
+    float aa = 0, ab = 0, bb = 0, xa = 0, xb = 0, q[PART];
+    for (int part = 0; part < PARTS; part++) {
+        const float *values = x + part * PART, *weights = importance ? importance + part * PART : NULL;
+        float scale = s->scales[part], least = s->least[part];
+        part_error(values, weights, s->d * scale, -(s->dmin * least), 0, 15, q);
+        for (int i = 0; i < PART; i++) {
+            float weight = weight_of(weights, i), a = scale * q[i];
+            aa += weight * a * a;
+            ab += weight * a * least;
+            bb += weight * least * least;
+            xa += weight * a * values[i];
+            xb += weight * least * values[i];
+        }
+    }
+    float determinant = aa * bb - ab * ab;
+    if (!(determinant > 1e-6f * aa * bb)) /* one of the two has no say */
+        return;
+    float d = (bb * xa - ab * xb) / determinant, dmin = (ab * xa - aa * xb) / determinant;
+    if (d > 0 && dmin > 0) {
+        s->d = as_half(d);
+        s->dmin = as_half(dmin);
+    }
+}
+
 static void put_q4_k_scales(const struct q4_k_scales *s, uint8_t *y)
 {
     put_half(y, s->d);
@@ -207,10 +234,13 @@ static void fit_q4_k(const float *x, const float *importance, uint8_t *y, fvlm_b
     for (int less = 0; less < 4; less++) {
         struct q4_k_scales s = {.d = as_half(step / (float)(SCALE_LEVELS - less)),
                                 .dmin = as_half(offset / (float)(SCALE_LEVELS - less))};
-        float error = choose_multiples(x, importance, steps, offsets, &s);
-        if (error < best) {
-            best = error;
-            chosen = s;
+        for (int turn = 0; turn < 3; turn++) {
+            float error = choose_multiples(x, importance, steps, offsets, &s);
+            if (error < best) {
+                best = error;
+                chosen = s;
+            }
+            solve_block(x, importance, &s);
         }
     }
     put_q4_k_scales(&chosen, y);

@@ -213,7 +213,7 @@ def test_trace(fastvlm, model, picture, tmp_path):
 
 def test_trace_usage_and_unwritable_file(fastvlm, model, picture, tmp_path):
     fastvlm("trace", "--model", model, "--image", picture, "--prompt", "x").failed(2, "--out")
-    fastvlm("trace", "--model", model, "--out", "x", "--prompt", "x").failed(2, "--image")
+    fastvlm("trace", "--model", model, "--image", picture, "--out", "x").failed(2, "--prompt")
     out = tmp_path / "missing" / "trace.safetensors"
     fastvlm("trace", "--model", model, "--image", picture, "--prompt", "x", "--out", out).failed(1, str(out))
 
@@ -244,3 +244,12 @@ def test_roofline(fastvlm, mask):
     table = fastvlm("bench", "--roofline", "--threads", "1", "--cpu-mask", mask)
     assert table.code == 0 and "memory read (GB/s)" in table.out
     fastvlm("bench", "--roofline", "--threads", "-1").failed(2, "--threads")
+
+
+def test_trace_of_a_text_has_its_logits(fastvlm, model, tmp_path):
+    out = tmp_path / "t.safetensors"
+    assert fastvlm("trace", "--model", model, "--prompt", "Hello", "--out", out).code == 0
+    prompt = fastvlm("template", "--prompt", "Hello").out[:-1]
+    count = len(fastvlm("tokenize", "--model", model, "--text", prompt, "--json").json["ids"])
+    tensors = fastvlm("inspect", out, "--json").json["tensors"]
+    assert [(tensor["name"], tensor["shape"]) for tensor in tensors] == [("logits", [count, 608])]
