@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Draws the results of run.py: draw.py [--results FILE] [--out FOLDER], into docs/performance-*.svg by default."""
+"""Draws the results of run.py into docs/performance-*.svg and puts the table into docs/performance.md:
+draw.py [--results FILE] [--out FOLDER]"""
 
 import argparse
 import json
@@ -203,6 +204,7 @@ def main():
     results = json.loads(options.results.read_text())
     for draw in (draw_peers, draw_stages, draw_roofline, draw_scaling, draw_memory):
         draw(results, options.out)
+    table.put(results, options.out / "performance.md")
 
 
 if __name__ == "__main__":

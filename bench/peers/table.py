@@ -1,8 +1,9 @@
-"""The results of run.py as a table in Markdown."""
+"""The results of run.py as a table in Markdown, and its place in docs/performance.md."""
 
 import statistics
 
 DECODING = "decode"
+BEGIN, END = "<!-- table: written by bench/peers/table.py -->", "<!-- end of table -->"
 
 
 def median(side):
@@ -40,3 +41,10 @@ def markdown(results):
     lines += ["| what | ours | | peer | | ratio |", "|---|---|---:|---|---:|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
     return "\n".join(lines)
+
+
+def put(results, page):
+    """Write the table between the marks of `page`, a path."""
+    text = page.read_text()
+    before, rest = text.split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{markdown(results)}\n{END}{rest.split(END)[1]}")
