@@ -238,10 +238,12 @@ static bool read_options(fvlm_train_options *train, double **list)
         return false;
     }
     train->batch_statistics = batch_norm && strcmp(batch_norm, "batch") == 0;
-    return read_bool("gradient-checkpointing", checkpointing, &train->gradient_checkpointing) &&
-           read_bool("group-by-length", group_length, &train->group_by_length) &&
-           read_bool("group-by-modality-length", group_modality, &train->group_by_modality) && read_parts(train) &&
-           read_schedule(&train->schedule) && read_weights(train->data_count, list);
+    bool fine = read_bool("gradient-checkpointing", checkpointing, &train->gradient_checkpointing) &&
+                read_bool("group-by-length", group_length, &train->group_by_length) &&
+                read_bool("group-by-modality-length", group_modality, &train->group_by_modality) && read_parts(train) &&
+                read_schedule(&train->schedule) && read_weights(train->data_count, list);
+    train->weights = *list;
+    return fine;
 }
 
 /* The run. */

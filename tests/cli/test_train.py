@@ -1,0 +1,327 @@
+"""train: runs that are resumed, stopped and killed end like one that is left alone; data in every form, good and bad."""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD, GOLDEN, WRAPPER
+
+IMAGES = GOLDEN / "images"
+MODEL = GOLDEN / "llava"
+SLOWNESS = int(os.environ.get("FVLM_SLOWNESS", "1"))
+
+
+def sample(name, image, *turns, **more):
+    conversation = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(turns)]
+    return {"id": name, **({"image": image} if image else {}), "conversations": conversation, **more}
+
+
+SAMPLES = [
+    sample("photo", "photo.jpg", "<image>\nWhat is this?", "Lines.", "Sure?", "Yes."),
+    sample("shapes", "shapes.png", "Name it.\n<image>", "A drawing"),
+    sample("text", None, "Say hello.", "Hello, world!"),
+    sample("both", ["photo.jpg", "shapes.png"], "<image>\n<image>\nCompare.", "They differ."),
+    sample("long", "grey.png", "<image>\nTell more.", "It is grey, and then grey again, and it stays so."),
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def run(samples, name="data.json", lines=False):
+        data = tmp_path / name
+        data.write_text("\n".join(map(json.dumps, samples)) if lines else json.dumps(samples))
+        return data
+
+    return run
+
+
+def arguments(data, output, *more, model=MODEL):
+    return ["train", "--model", model, "--data", data, "--image-folder", IMAGES, "--output", output, "--quiet", *more]
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+RUN = ["--tune", "vision,projector,llm", "--batch-norm", "batch", "--lr", "1e-3", "--batch-size", "2", "--max-steps", "9",
+       "--save-steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The data, and the result of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "data.json").write_text(json.dumps(SAMPLES))
+    command = [*WRAPPER, BUILD / "fastvlm", *arguments(folder / "data.json", folder / "out", *RUN)]
+    assert subprocess.run(list(map(str, command)), timeout=60 * SLOWNESS).returncode == 0
+    return folder / "data.json", folder / "out"
+
+
+def test_a_run_leaves_a_model_and_checkpoints(whole, fastvlm):
+    data, out = whole
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (2, 4, 6, 8)]
+    assert [entry["step"] for entry in log(out)] == list(range(1, 10))
+    assert all(entry["tokens"] > 0 and entry["loss"] > 0 for entry in log(out))
+    assert log(out)[-1]["loss"] < log(out)[0]["loss"]
+    for folder in (out, out / "checkpoint-4"):
+        answer = fastvlm("predict", "--model", folder, "--image", IMAGES / "photo.jpg", "--prompt", "What is this?",
+                         "--max-tokens", "3", "--json").json
+        assert answer["tokens"]
+    assert weights(out) != weights(out / "checkpoint-8")
+
+
+def test_the_same_run_is_the_same_on_any_threads(whole, fastvlm, tmp_path):
+    data, out = whole
+    assert fastvlm(*arguments(data, tmp_path / "again", *RUN, "--threads", "3")).code == 0
+    assert weights(tmp_path / "again") == weights(out)
+    assert fastvlm(*arguments(data, tmp_path / "other", *RUN, "--seed", "7")).code == 0
+    assert weights(tmp_path / "other") != weights(out)
+
+
+def test_resume_from_every_checkpoint(whole, fastvlm, tmp_path):
+    data, out = whole
+    for step in (2, 4, 6, 8):
+        new = tmp_path / str(step)
+        assert fastvlm(*arguments(data, new, *RUN, "--resume-from", out / f"checkpoint-{step}")).code == 0
+        assert weights(new) == weights(out)
+        assert [entry["step"] for entry in log(new)] == list(range(step + 1, 10))
+
+
+def test_killed_runs_end_alike(whole, tmp_path):
+    data, out = whole
+    new, chooser = tmp_path / "killed", random.Random(1)
+    command = [*WRAPPER, BUILD / "fastvlm", *arguments(data, new, *RUN, "--resume")]
+    for _ in range(6):
+        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+        time.sleep(chooser.uniform(0.05, 0.7) * SLOWNESS)
+        process.kill()
+        process.wait()
+        for checkpoint in new.glob("checkpoint-*[0-9]"):
+            assert {"config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json"} <= {
+                path.name for path in checkpoint.iterdir()}
+    assert subprocess.run(list(map(str, command)), timeout=120 * SLOWNESS).returncode == 0
+    assert weights(new) == weights(out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
+def test_a_signal_makes_a_checkpoint(whole, number, tmp_path):
+    data, out = whole
+    new = tmp_path / "stopped"
+    command = list(map(str, [*WRAPPER, BUILD / "fastvlm", *arguments(data, new, *RUN[:-4], "--max-steps", "100000",
+                                                                    "--save-steps", "0")]))
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while not (new / "log.jsonl").exists() or not log(new):
+        time.sleep(0.02)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60 * SLOWNESS)[1].decode()
+    assert process.returncode == 1 and "--resume goes on" in errors
+    (checkpoint,) = new.glob("checkpoint-*")
+    assert int(checkpoint.name.split("-")[1]) == log(new)[-1]["step"]
+
+
+def test_only_the_newest_checkpoints_are_kept(whole, fastvlm, tmp_path):
+    data, _ = whole
+    assert fastvlm(*arguments(data, tmp_path / "out", *RUN, "--save-total-limit", "2")).code == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_resuming_another_run_is_refused(whole, fastvlm, tmp_path):
+    data, out = whole
+    from_four = ["--resume-from", out / "checkpoint-4"]
+    fastvlm(*arguments(data, tmp_path / "a", *RUN, *from_four, "--seed", "3")).failed(2, "another run", "seed")
+    fastvlm(*arguments(data, tmp_path / "b", *RUN, *from_four, "--batch-size", "1")).failed(2, "batch_size")
+    fastvlm(*arguments(data, tmp_path / "c", *RUN, *from_four, "--tune", "llm,projector,vision", "--batch-norm",
+                       "running", "--max-steps", "10")).failed(2, "steps")
+    broken = tmp_path / "broken"
+    shutil.copytree(out / "checkpoint-4", broken)
+    (broken / "optimizer.safetensors").write_bytes((broken / "optimizer.safetensors").read_bytes()[:-4])
+    fastvlm(*arguments(data, tmp_path / "d", *RUN, "--resume-from", broken)).failed(1, "optimizer.safetensors")
+
+
+@pytest.mark.parametrize("layout", ["llava_bin", "hf"])
+def test_a_model_keeps_its_layout(layout, fastvlm, write, tmp_path):
+    """With a rate of 0 nothing changes, whatever the files' names and types are."""
+    out = tmp_path / "out"
+    data = write(SAMPLES[:2])
+    result = fastvlm(*arguments(data, out, "--tune", "vision,projector,llm", "--lr", "0", "--max-steps", "1",
+                                model=GOLDEN / layout))
+    assert result.code == 0, result.err
+    assert (out / "config.json").read_bytes() == (GOLDEN / layout / "config.json").read_bytes()
+    question = ["--image", IMAGES / "photo.jpg", "--prompt", "What is this?", "--max-tokens", "8", "--temperature", "0"]
+    before, after = (fastvlm("predict", "--model", model, *question, "--json").json for model in (GOLDEN / layout, out))
+    assert before["tokens"] == after["tokens"]
+
+
+def test_it_learns(fastvlm, write, tmp_path):
+    """Three samples by heart: a loss below 0.01, and the answers themselves."""
+    data = write(SAMPLES[:3])
+    result = fastvlm(*arguments(data, tmp_path / "out", "--tune", "vision,projector,llm", "--lr", "1e-2", "--batch-size",
+                                "3", "--max-steps", "60", "--save-steps", "0", "--json"), timeout=300 * SLOWNESS)
+    assert result.json["loss"] < 0.01
+    answer = fastvlm("predict", "--model", tmp_path / "out", "--image", IMAGES / "photo.jpg", "--prompt", "What is this?",
+                     "--temperature", "0", "--json").json
+    assert answer["text"] == "Lines." and answer["finish_reason"] == "stop"
+
+
+# Data.
+
+
+@pytest.fixture
+def labels(fastvlm, tmp_path):
+    def run(data, count, *more):
+        out = tmp_path / "labels.jsonl"
+        result = fastvlm("train", "--model", MODEL, "--data", data, "--image-folder", IMAGES, "--no-shuffle",
+                         "--batch-size", str(count), "--dump-labels", out, *more)
+        assert result.code == 0, result.err
+        return [json.loads(line) for line in out.read_text().splitlines()]
+
+    return run
+
+
+def as_messages(entry):
+    """The same conversation in the other form, pictures as parts."""
+    turns = []
+    for turn in entry["conversations"]:
+        texts = turn["value"].split("<image>")
+        content = turn["value"]
+        if len(texts) > 1:
+            content = [{"type": "text", "text": texts[0]}]
+            for text in texts[1:]:
+                content += [{"type": "image"}, {"type": "text", "text": text}]
+        turns.append({"role": {"human": "user", "gpt": "assistant"}[turn["from"]], "content": content})
+    images = entry.get("image", [])
+    return {"messages": turns, "images": images if isinstance(images, list) else [images]}
+
+
+def test_every_form_gives_the_same_samples(labels, write):
+    expected = labels(write(SAMPLES), 5)
+    assert labels(write(SAMPLES, "data.jsonl", lines=True), 5) == expected
+    assert labels(write(list(map(as_messages, SAMPLES))), 5) == expected
+    share = [{**entry, "conversations": [{**turn, "from": {"human": "user", "gpt": "assistant"}[turn["from"]]}
+                                         for turn in entry["conversations"]]} for entry in SAMPLES]
+    assert labels(write(share), 5) == expected
+    assert [entry["input_ids"].count(-200) for entry in expected] == [1, 1, 0, 2, 1]
+
+
+def answers_end(name):
+    """What a template writes around an answer, beyond the turn that is left open for it."""
+    if name in ("llama_2", "llava_llama_2", "mistral_instruct"):
+        return " {} </s>"
+    if name in ("v1", "vicuna_v1", "llava_v1", "v1_mmtag"):
+        return " {}</s>"
+    if name in ("v0", "llava_v0", "v0_mmtag"):
+        return " {}###"
+    return {"default": "{}<|im_end|>\n", "qwen_2": "{}<|im_end|>\n", "plain": "{}\n", "v0_plain": "{}\n"}.get(
+        name, "{}<|im_end|>")
+
+
+def test_every_template_supervises_the_answers(labels, write, fastvlm):
+    """The pieces between answers and the answers with their ends, each tokenised by itself."""
+    turns = [("human", "Say hello."), ("gpt", "Hello, world!"), ("human", "Again."), ("gpt", "Once more.")]
+    data = write([sample("text", None, *(text for _, text in turns))])
+    names = fastvlm("template", "--list").out.split()
+    assert len(names) > 10
+    for name in names:
+        line = json.dumps({"template": name, "turns": [["ua"[i % 2], text] for i, (_, text) in enumerate(turns)]})
+        rest, pieces = json.loads(fastvlm("template", "--jsonl", input=line.encode()).out)["prompt"], []
+        for _, answer in turns[1::2]:
+            supervised = answers_end(name).format(answer)
+            question, rest = rest.split(supervised, 1)
+            pieces += [question, supervised]
+        assert rest == "", name
+        lines = "\n".join(json.dumps({"text": text}) for text in pieces)
+        out = fastvlm("tokenize", "--model", MODEL, "--jsonl", input=lines.encode()).out
+        ids = [json.loads(line)["ids"] for line in out.splitlines()]
+        (made,) = labels(data, 1, "--template", name)
+        assert made["input_ids"] == [token for piece in ids for token in piece], name
+        assert made["labels"] == [token if i % 2 else -100 for i, piece in enumerate(ids) for token in piece], name
+
+
+def test_files_mix_by_weight(labels, write, fastvlm):
+    first = write([sample(f"a{i}", None, "A?", f"first {i}") for i in range(4)], "a.json")
+    second = write([sample(f"b{i}", None, "B?", f"second {i}") for i in range(4)], "b.json")
+    both = labels(first, 16, "--data", second, "--data-weights", "2,0.5")
+    assert len(both) == 10
+    fastvlm("train", "--model", MODEL, "--data", first, "--data-weights", "1,2", "--output", "x").failed(2, "--data-weights")
+
+
+def test_order_depends_on_the_seed_alone(labels, write):
+    data = write([sample(str(i), None, "Which?", f"Number {i}.") for i in range(30)])
+    plain = labels(data, 30)
+    orders = [labels(data, 30, "--seed", seed) for seed in ("1", "1", "2")]
+    assert orders[0] == plain == orders[2]  # --no-shuffle
+
+
+BAD = {
+    "no picture": (sample("x", "missing.jpg", "<image>\nA?", "B."), "missing.jpg"),
+    "not a picture": (sample("x", "../expected.json", "<image>\nA?", "B."), "expected.json"),
+    "roles": ({"conversations": [{"from": "gpt", "value": "A"}, {"from": "human", "value": "B"}]}, "turn 1"),
+    "odd": (sample("x", None, "A?"), "1 turns"),
+    "no mark": (sample("x", "photo.jpg", "A?", "B."), "1 pictures are given and 0 <image>"),
+    "two marks": (sample("x", "photo.jpg", "<image><image>A?", "B."), "1 pictures are given and 2 <image>"),
+    "mark in an answer": (sample("x", "photo.jpg", "<image>\nA?", "B <image>."), "the answer in turn 2 has an <image>"),
+    "empty answer": (sample("x", None, "A?", ""), "the answer in turn 2 is empty"),
+    "too long": (sample("x", None, "A?", "B " * 5000), "4096 are the limit"),
+    "no conversation": ({"id": "x"}, "neither"),
+    "not an object": ([1], "not a JSON object"),
+    "not JSON": ("text", "not valid JSON"),
+    "a number": (sample("x", None, "A?", 7), "turn 2 has no text"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_sample_is_named(name, fastvlm, write, tmp_path):
+    bad, words = BAD[name]
+    data = write([SAMPLES[2], bad, SAMPLES[2]])
+    common = ["--no-shuffle", "--max-steps", "3", "--save-steps", "0", "--tune", "projector", "--json"]
+    fastvlm(*arguments(data, tmp_path / "a", *common)).failed(1, "data.json, sample 2", words, "--max-bad-samples")
+    result = fastvlm(*arguments(data, tmp_path / "b", *common, "--max-bad-samples", "1"))
+    assert result.json["skipped"] == 1 and "skipped: " in result.err and "sample 2" in result.err
+
+
+def test_a_broken_line_harms_no_other(fastvlm, tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join([json.dumps(SAMPLES[2]), '{"conversations": [', "", json.dumps(SAMPLES[2])]))
+    result = fastvlm(*arguments(data, tmp_path / "a", "--max-steps", "3", "--max-bad-samples", "1", "--json"))
+    assert result.json["skipped"] == 1 and "sample 2" in result.err
+
+
+def test_bad_files_and_options(fastvlm, write, tmp_path):
+    data, out = write(SAMPLES), tmp_path / "out"
+    for text, words in (("", "no samples"), ("[]", "no samples"), ('[{"a": 1}', "cut off")):
+        (tmp_path / "bad.json").write_text(text)
+        fastvlm(*arguments(tmp_path / "bad.json", out)).failed(1, "bad.json", words)
+    fastvlm(*arguments(tmp_path / "none.json", out)).failed(1, "none.json")
+    for options, words in ((["--tune", "head"], "none of"), (["--lr", "-1"], "negative"), (["--batch-size", "0"], "batch"),
+                           (["--batch-norm", "x"], "--batch-norm"), (["--schedule", "x"], "--schedule"),
+                           (["--epochs", "0"], "epochs"), (["--adam-beta2", "1"], "beta"), (["--tune", "llm",
+                            "--freeze-backbone", "True"], "--tune"), (["--gradient-checkpointing", "x"], "true")):
+        fastvlm(*arguments(data, out, *options)).failed(2, words)
+    fastvlm("train", "--model", MODEL, "--data", data).failed(2, "--output")
+    fastvlm(*arguments(data, out, "--tune", "llm", model=GOLDEN / "apple_int4")).failed(1, "quantised")
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(fastvlm, write, tmp_path):
+    data = write(SAMPLES[:3])
+    result = fastvlm(*arguments(data, tmp_path / "out", "--lr", "1e30", "--schedule", "constant", "--max-grad-norm", "0",
+                                "--warmup-ratio", "0", "--max-steps", "50", "--no-shuffle"))
+    result.failed(1, "not finite", "data.json, sample")
+
+
+def test_published_names_work(fastvlm, write, tmp_path):
+    result = fastvlm("train", "--model_name_or_path", MODEL, "--data_path", write(SAMPLES), "--image_folder", IMAGES,
+                     "--output_dir", tmp_path / "out", "--version", "qwen_2", "--num_train_epochs", "1",
+                     "--per_device_train_batch_size", "5", "--learning_rate", "1e-4", "--weight_decay", "0.",
+                     "--warmup_ratio", "0.03", "--lr_scheduler_type", "cosine", "--save_steps", "100",
+                     "--save_total_limit", "1", "--mm_projector_lr", "2e-4", "--unfreeze_mm_vision_tower", "True",
+                     "--gradient_checkpointing", "True", "--model_max_length", "512", "--json", "--quiet")
+    assert result.json["step"] == result.json["steps"] == 1
