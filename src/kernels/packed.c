@@ -201,7 +201,6 @@ static void linear_task(void *argument, size_t index, int thread)
         .rows = least(linear->slab, linear->rows.rows - first),
         .y = linear->y + first * linear->y_stride,
         .y_stride = linear->y_stride,
-        .line = linear->slab,
         .epilogue = &epilogue,
     });
 }
@@ -317,7 +316,6 @@ static void ffn_task(void *argument, size_t index, int thread)
                                                   .rows = count,
                                                   .y = slab.hidden,
                                                   .y_stride = FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA,
-                                                  .line = count,
                                                   .epilogue = &before},
                              &slab.middle);
         /* Without an activation the epilogue may add what each slice of the middle gives. */

@@ -166,8 +166,9 @@ static size_t channels_left(const fvlm_packed_block *call, size_t first)
 static void block(const fvlm_packed_block *call)
 {
     const fvlm_epilogue *epilogue = call->epilogue;
+    size_t length = call->line > 0 ? call->line : call->rows;
     for (size_t row = 0; row < call->rows; row++) {
-        size_t line = row / call->line * call->line_stride, place = row % call->line;
+        size_t line = row / length * call->line_stride, place = row % length;
         for (size_t first = call->first; first < call->first + call->count; first += PANEL) {
             float sums[PANEL];
             outputs(call, row, first, sums);

@@ -215,7 +215,7 @@ FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const
         size_t n = call->w->rows - channel < VF_LANES ? call->w->rows - channel : VF_LANES;
         struct worth worth = last_worth(type, call, tile, v);
         vf bias = load_channels(epilogue->bias, channel, n, 0), scale = load_channels(epilogue->scale, channel, n, 1);
-        size_t line = tile->row / call->line, place = tile->row % call->line;
+        size_t length = call->line > 0 ? call->line : call->rows, line = tile->row / length, place = tile->row % length;
         for (size_t i = 0; i < tile->rows; i++) {
             vf value = activate(type, activation, vf_add(tile_sum(type, call, tile, worth, i, v), bias));
             if (epilogue->residual)
@@ -226,7 +226,7 @@ FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const
             else
                 value = vf_mul(value, scale);
             float *y = call->y + line * call->line_stride + place * call->y_stride + channel;
-            if (++place == call->line) {
+            if (++place == length) {
                 place = 0;
                 line++;
             }
