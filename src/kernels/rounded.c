@@ -23,7 +23,7 @@
 /* Bytes of weights in a task of few rows: some microseconds of reading. */
 #define TASK_BYTES (64 << 10)
 /* Rows of W that are summed before their outputs are finished. */
-#define STRIP 64
+#define STRIP 256
 
 const fvlm_int8_kernels *fvlm_int8_kernels_select(void)
 {

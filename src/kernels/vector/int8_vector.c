@@ -404,33 +404,54 @@ FVLM_INLINE vf dot_bytes(fvlm_dtype type, vd q, const int8_t *x, const float *sc
     return vf_fma(vd_float(all), vf_spread(scales + column / step, index), sum);
 }
 
-FVLM_INLINE void multiply_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows,
+/* Rows of W at once, `apart` from each other: their sums hide one another's latencies, and each is part of a stretch of
+ * memory that processors foresee, which they do not where lines of neighbouring rows take turns. */
+enum { MOST_ROWS = VF_REGISTERS == 32 ? 4 : 2 };
+
+FVLM_INLINE void multiply_rows(fvlm_dtype type, int rows, size_t apart, const fvlm_matrix *w, size_t row,
                                const fvlm_int8_vector *x, float *y)
 {
     bool bytes = type == FVLM_MLX8 || type == FVLM_Q8_0;
     size_t step = fvlm_int8_step(w), chunk = bytes ? VD_BYTES : 2 * VD_BYTES, row_bytes = fvlm_matrix_row_bytes(w);
     size_t whole = w->cols / chunk * chunk;
     vf_index index = vf_lanes(type == FVLM_Q4_K ? 8 : bytes ? step / 4 : step / 8, type == FVLM_Q4_K ? 2 : 1);
-    for (size_t r = 0; r < rows; r++) {
-        const uint8_t *q = (const uint8_t *)w->data + (row + r) * row_bytes;
-        float scales[SCALES];
-        vf sum = vf_zero(), bias = vf_zero();
-        for (size_t start = 0; start < w->cols; start += SEGMENT) {
-            size_t end = w->cols - start < SEGMENT ? w->cols : start + SEGMENT, k = start;
-            bias = weigh(type, w, row + r, start / step, (end - start) / step, x, scales, bias);
-            for (; k < end && k < whole; k += chunk)
-                sum = dot_bytes(type, load_bytes(type, q, bytes ? k : k / 2), x->data + k, scales, k - start, step,
-                                index, sum);
-            if (k < end) {
-                /* What is left of the row, with nothing behind it. */
-                uint8_t tail[4 * 34 + VD_BYTES] = {0};
-                size_t at = fvlm_matrix_row_bytes(&(fvlm_matrix){.type = type, .cols = k});
-                memcpy(tail, q + at, row_bytes - at);
-                sum = dot_bytes(type, load_bytes(type, tail, 0), x->data + k, scales, k - start, step, index, sum);
-            }
+    const uint8_t *q = (const uint8_t *)w->data + row * row_bytes;
+    float scales[MOST_ROWS][SCALES];
+    vf sum[MOST_ROWS], bias[MOST_ROWS];
+    for (int r = 0; r < rows; r++)
+        sum[r] = bias[r] = vf_zero();
+    for (size_t start = 0; start < w->cols; start += SEGMENT) {
+        size_t end = w->cols - start < SEGMENT ? w->cols : start + SEGMENT, k = start;
+        for (int r = 0; r < rows; r++)
+            bias[r] =
+                weigh(type, w, row + (size_t)r * apart, start / step, (end - start) / step, x, scales[r], bias[r]);
+        for (; k < end && k < whole; k += chunk) {
+            FVLM_UNROLL
+            for (int r = 0; r < rows; r++)
+                sum[r] = dot_bytes(type, load_bytes(type, q + (size_t)r * apart * row_bytes, bytes ? k : k / 2),
+                                   x->data + k, scales[r], k - start, step, index, sum[r]);
         }
-        y[r] = vf_sum(vf_add(sum, bias));
+        for (int r = 0; k < end && r < rows; r++) {
+            /* What is left of a row, with nothing behind it. */
+            uint8_t tail[4 * 34 + VD_BYTES] = {0};
+            size_t at = fvlm_matrix_row_bytes(&(fvlm_matrix){.type = type, .cols = k});
+            memcpy(tail, q + (size_t)r * apart * row_bytes + at, row_bytes - at);
+            sum[r] = dot_bytes(type, load_bytes(type, tail, 0), x->data + k, scales[r], k - start, step, index, sum[r]);
+        }
     }
+    FVLM_UNROLL
+    for (int r = 0; r < rows; r++)
+        y[(size_t)r * apart] = vf_sum(vf_add(sum[r], bias[r]));
+}
+
+FVLM_INLINE void multiply_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows,
+                               const fvlm_int8_vector *x, float *y)
+{
+    size_t apart = rows / MOST_ROWS;
+    for (size_t i = 0; i < apart; i++)
+        multiply_rows(type, MOST_ROWS, apart, w, row + i, x, y + i);
+    for (size_t i = apart * MOST_ROWS; i < rows; i++)
+        multiply_rows(type, 1, 0, w, row + i, x, y + i);
 }
 
 static void multiply(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x, float *y)
