@@ -3,7 +3,7 @@
 Core ML itself runs on Apple systems only. The package's model.mlmodel is a protobuf with one function, a list of
 operations over named values; weights lie in weights/weight.bin at the offsets it gives. Only the operations that a
 traced FastViTHD has are known here; an unknown one is an error. fp16 values are widened, so that only their rounding
-remains: images [1, 3, S, S] -> image_features [1, tokens, channels].
+remains; 8-bit weights are unpacked: images [1, 3, S, S] -> image_features [1, tokens, channels].
 """
 
 import struct
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 ATTENTION_SCALE = 32**-0.5
 BLOB_SENTINEL = 0xDEADBEEF
-BLOB_TYPES = {1: np.float16, 2: np.float32}  # MILBlob's numbering
+TYPES = {10: np.float16, 11: np.float32, 21: np.int8, 23: np.int32, 31: np.uint8}  # MIL's DataType
+BLOB_TYPES = {1: np.float16, 2: np.float32, 3: np.uint8, 4: np.int8}  # MILBlob's numbering
 
 
 def blob(data, offset):
@@ -25,8 +26,6 @@ def blob(data, offset):
 
 def value_of(value, blobs):
     """The constant in a protobuf Value: a str, a float32 tensor, or an array of integers or booleans."""
-    from coremltools.proto import MIL_pb2 as mil
-
     kind = value.type.tensorType
     shape = [dimension.constant.size for dimension in kind.dimensions]
     if value.WhichOneof("value") == "blobFileValue":
@@ -38,7 +37,7 @@ def value_of(value, blobs):
             return tensor.strings.values[0]
         array = tensor.bytes.values if field == "bytes" else np.array(getattr(tensor, field).values)
         if field == "bytes":
-            array = np.frombuffer(array, {mil.FLOAT16: np.float16, mil.INT32: np.int32}[kind.dataType])
+            array = np.frombuffer(array, TYPES[kind.dataType])
     array = np.array(array).reshape(shape)
     if array.dtype == np.float16 and array.shape == () and array == np.float16(ATTENTION_SCALE):
         return torch.tensor(ATTENTION_SCALE)  # part of the architecture, which an fp16 program only rounds
@@ -83,6 +82,12 @@ def squeeze(x, axes):
     return x
 
 
+def constexpr_affine_dequantize(quantized_data, zero_point, scale, axis):
+    shape = [-1 if i == int(axis) else 1 for i in range(quantized_data.ndim)]
+    difference = quantized_data.astype(np.int32) - np.asarray(zero_point, np.int32).reshape(-1)[0]
+    return torch.from_numpy(difference.astype(np.float32)) * scale.reshape(shape)
+
+
 OPERATIONS = {
     "conv": conv,
     "avg_pool": avg_pool,
@@ -101,6 +106,8 @@ OPERATIONS = {
     "softmax": lambda x, axis: x.softmax(ints(axis)[0]),
     "linear": lambda x, weight, bias: F.linear(x, weight, bias),
     "reduce_mean": lambda x, axes, keep_dims: x.mean(ints(axes), keepdim=bool(keep_dims)),
+    "shape": lambda x: np.array(x.shape),
+    "constexpr_affine_dequantize": constexpr_affine_dequantize,
     "reshape": lambda x, shape: x.reshape(ints(shape)),
     "transpose": lambda x, perm: x.permute(ints(perm)),
     "split": lambda x, split_sizes, axis: x.split(ints(split_sizes), ints(axis)[0]),
@@ -132,7 +139,11 @@ class Package:
                 else value_of(argument.arguments[0].value, self.blobs)
                 for key, argument in operation.inputs.items()
             }
+            if operation.type.startswith("constexpr_"):
+                inputs = {key: value_of(value, self.blobs) for key, value in operation.attributes.items() if key != "name"}
             with torch.no_grad():
                 result = OPERATIONS[operation.type](**inputs)
+            if operation.type.startswith("constexpr_") and operation.outputs[0].type.tensorType.dataType == 10:
+                result = result.half().float()  # weights are unpacked before the program runs
             values.update(zip(names, result if isinstance(result, tuple) else (result,)))
         return values[self.block.outputs[0]]

@@ -41,6 +41,35 @@ FVLM_API fvlm_status fvlm_export_hf(const fvlm_export_options *options, fvlm_err
  * fp16 for quantised ones. A checkpoint that was converted from this layout comes back bit by bit. */
 FVLM_API fvlm_status fvlm_export_llava(const fvlm_export_options *options, fvlm_error *error);
 
+typedef enum fvlm_mlx_layout {
+    FVLM_MLX_APPLE, /* the folder of Apple's exports: the tower in fastvithd.mlpackage */
+    FVLM_MLX_VLM    /* mlx-vlm's own: the tower among the weights */
+} fvlm_mlx_layout;
+
+typedef struct fvlm_mlx_options {
+    fvlm_mlx_layout layout;
+    int bits;  /* 4 or 8: the matrices of language model and projector in affine groups; 0: none are quantised */
+    int group; /* 32, 64, 128; 0: 64 */
+} fvlm_mlx_options;
+
+/* MLX: config, processor, tokenizer, model.safetensors, and the tower as the layout has it. The default type is fp16,
+ * the only one where matrices are quantised. mlx-vlm's layout is not for models that cut pictures into tiles. */
+FVLM_API fvlm_status fvlm_export_mlx(const fvlm_export_options *options, const fvlm_mlx_options *mlx,
+                                     fvlm_error *error);
+
+typedef struct fvlm_coreml_options {
+    const int *sizes; /* [size_count] sides of the input in pixels, multiples of 64, the first is the default one; none:
+                         the checkpoint's own */
+    size_t size_count;
+    bool int8; /* weights of 8 bits with a scale for each output channel, unpacked when the package is loaded */
+} fvlm_coreml_options;
+
+/* Core ML: `output` is a .mlpackage with the vision tower, for iOS 16 and macOS 13 on: images [1, 3, side, side] of
+ * values from 0 to 1 become image_features [1, tokens, channels]. The type is that of weights and arithmetic: fp16, the
+ * default, or fp32. */
+FVLM_API fvlm_status fvlm_export_coreml(const fvlm_export_options *options, const fvlm_coreml_options *coreml,
+                                        fvlm_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -286,6 +286,16 @@ fvlm_status fvlm_writer_write(fvlm_writer *writer, const void *data, size_t byte
     return FVLM_OK;
 }
 
+fvlm_status fvlm_writer_patch(fvlm_writer *writer, long offset, const void *data, size_t bytes, fvlm_error *error)
+{
+    if (fseek(writer->file, offset, SEEK_SET) != 0)
+        return fail_io(error, "write", writer->aside);
+    fvlm_status status = fvlm_writer_write(writer, data, bytes, error);
+    if (!status && fseek(writer->file, 0, SEEK_END) != 0)
+        status = fail_io(error, "write", writer->aside);
+    return status;
+}
+
 static bool flush_to_disk(FILE *file)
 {
     if (fflush(file) != 0)

@@ -37,6 +37,8 @@ char *fvlm_path_join(const char *folder, const char *name);
 typedef struct fvlm_writer fvlm_writer;
 fvlm_status fvlm_writer_open(const char *path, fvlm_writer **writer, fvlm_error *error);
 fvlm_status fvlm_writer_write(fvlm_writer *writer, const void *data, size_t bytes, fvlm_error *error);
+/* Write over bytes that were written before; what follows goes on at the end. */
+fvlm_status fvlm_writer_patch(fvlm_writer *writer, long offset, const void *data, size_t bytes, fvlm_error *error);
 /* Flush to the disk, rename, free. On failure the old file stays as it was. */
 fvlm_status fvlm_writer_commit(fvlm_writer **writer, fvlm_error *error);
 /* Remove what was written aside, free. NULL is fine. */

@@ -2,10 +2,8 @@
  * downsamples, positions and stages.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "export/export_config.h"
 #include "export/export_tensors.h"
 
@@ -135,34 +133,25 @@ static fvlm_status check_fits(const fvlm_export_source *source, fvlm_error *erro
 
 fvlm_status fvlm_export_hf(const fvlm_export_options *options, fvlm_error *error)
 {
-    fvlm_export_source source;
-    fvlm_export_folder folder = {0};
+    fvlm_export_job job;
     fvlm_export_list list = {0};
-    char *weights = NULL;
-    fvlm_status status = fvlm_export_source_open(options->model, options->threads, &source, error);
+    fvlm_status status = fvlm_export_job_open(options, "config.json", &job, error);
+    const fvlm_export_source *source = &job.source;
     if (!status)
-        status = check_fits(&source, error);
-    if (!status)
-        status = fvlm_export_folder_open(options->output, "config.json", options->model, &folder, error);
+        status = check_fits(source, error);
     if (!status) {
-        fvlm_export_list_open(&source, error, &list);
+        fvlm_export_list_open(source, error, &list);
         add_tensors(&list, options->type);
-        weights = fvlm_path_join(folder.aside, "model.safetensors");
-        status = weights ? fvlm_export_list_write(&list, weights, "pt", options, error) : fvlm_fail_memory(error);
+        status = fvlm_export_list_write(&list, &job.folder, "pt", options, error);
+        fvlm_export_list_close(&list);
     }
     if (!status)
-        status = fvlm_export_put_json(&folder, "config.json",
-                                      fvlm_export_fast_vlm_config(&source, fvlm_export_dtype(&source, options->type)),
-                                      error);
+        status =
+            fvlm_export_put_json(&job.folder, "config.json",
+                                 fvlm_export_fast_vlm_config(source, fvlm_export_dtype(source, options->type)), error);
     if (!status)
-        status = fvlm_export_put_processor(&source, &folder, error);
+        status = fvlm_export_put_processor(source, &job.folder, error);
     if (!status)
-        status = fvlm_export_put_tokenizer(&source, &folder, error);
-    if (!status)
-        status = fvlm_export_folder_commit(&folder, error);
-    free(weights);
-    fvlm_export_list_close(&list);
-    fvlm_export_folder_close(&folder);
-    fvlm_export_source_close(&source);
-    return status;
+        status = fvlm_export_put_tokenizer(source, &job.folder, error);
+    return fvlm_export_job_end(&job, status, error);
 }

@@ -1,8 +1,5 @@
 /* A folder in LLaVA's layout. Tensors already have its names and shapes; a checkpoint that was in this layout gets its
  * small files back as they were. */
-#include <stdlib.h>
-
-#include "base/file.h"
 #include "export/export_config.h"
 #include "export/export_tensors.h"
 
@@ -36,28 +33,19 @@ static fvlm_status put_config(const fvlm_export_source *source, const fvlm_expor
 
 fvlm_status fvlm_export_llava(const fvlm_export_options *options, fvlm_error *error)
 {
-    fvlm_export_source source;
-    fvlm_export_folder folder = {0};
+    fvlm_export_job job;
     fvlm_export_list list = {0};
-    char *weights = NULL;
-    fvlm_status status = fvlm_export_source_open(options->model, options->threads, &source, error);
-    if (!status)
-        status = fvlm_export_folder_open(options->output, "config.json", options->model, &folder, error);
+    fvlm_status status = fvlm_export_job_open(options, "config.json", &job, error);
+    const fvlm_export_source *source = &job.source;
     if (!status) {
-        fvlm_export_list_open(&source, error, &list);
+        fvlm_export_list_open(source, error, &list);
         add_tensors(&list, options->type);
-        weights = fvlm_path_join(folder.aside, "model.safetensors");
-        status = weights ? fvlm_export_list_write(&list, weights, "pt", options, error) : fvlm_fail_memory(error);
+        status = fvlm_export_list_write(&list, &job.folder, "pt", options, error);
+        fvlm_export_list_close(&list);
     }
     if (!status)
-        status = put_config(&source, &folder, options->type, error);
+        status = put_config(source, &job.folder, options->type, error);
     for (size_t i = 0; i < sizeof small_files / sizeof *small_files && !status; i++)
-        status = fvlm_export_put_copy(&folder, &source.model->files, small_files[i], error);
-    if (!status)
-        status = fvlm_export_folder_commit(&folder, error);
-    free(weights);
-    fvlm_export_list_close(&list);
-    fvlm_export_folder_close(&folder);
-    fvlm_export_source_close(&source);
-    return status;
+        status = fvlm_export_put_copy(&job.folder, &source->model->files, small_files[i], error);
+    return fvlm_export_job_end(&job, status, error);
 }

@@ -121,3 +121,22 @@ void fvlm_export_source_close(fvlm_export_source *source)
     fvlm_pool_destroy(&source->pool);
     *source = (fvlm_export_source){0};
 }
+
+fvlm_status fvlm_export_job_open(const fvlm_export_options *options, const char *mark, fvlm_export_job *job,
+                                 fvlm_error *error)
+{
+    *job = (fvlm_export_job){0};
+    fvlm_status status = fvlm_export_source_open(options->model, options->threads, &job->source, error);
+    if (!status)
+        status = fvlm_export_folder_open(options->output, mark, options->model, &job->folder, error);
+    return status;
+}
+
+fvlm_status fvlm_export_job_end(fvlm_export_job *job, fvlm_status status, fvlm_error *error)
+{
+    if (!status)
+        status = fvlm_export_folder_commit(&job->folder, error);
+    fvlm_export_folder_close(&job->folder);
+    fvlm_export_source_close(&job->source);
+    return status;
+}

@@ -5,6 +5,8 @@
 #include <jansson.h>
 
 #include "base/pool.h"
+#include "export/export_folder.h"
+#include "fastvlm/export.h"
 #include "model/source.h"
 #include "model/weights.h"
 
@@ -26,6 +28,18 @@ typedef struct fvlm_export_source {
  * closed after an error too. */
 fvlm_status fvlm_export_source_open(const char *path, int threads, fvlm_export_source *source, fvlm_error *error);
 void fvlm_export_source_close(fvlm_export_source *source);
+
+/* An export under way: what is exported, and the folder that it goes to. */
+typedef struct fvlm_export_job {
+    fvlm_export_source source;
+    fvlm_export_folder folder;
+} fvlm_export_job;
+
+/* Open both; `mark` is fvlm_export_folder_open's. */
+fvlm_status fvlm_export_job_open(const fvlm_export_options *options, const char *mark, fvlm_export_job *job,
+                                 fvlm_error *error);
+/* Put the folder in place if `status`, how the export went so far, is FVLM_OK; free everything either way. */
+fvlm_status fvlm_export_job_end(fvlm_export_job *job, fvlm_status status, fvlm_error *error);
 
 /* The part of `name` behind `prefix`, or NULL. */
 const char *fvlm_export_after(const char *name, const char *prefix);

@@ -57,36 +57,41 @@ static void append(fvlm_export_list *list, fvlm_export_tensor tensor, const char
     list->tensors[list->count++] = tensor;
 }
 
-/* The values of `from` as rows: a vector has rows of one. A quantised matrix is checked and joined with its scales. */
-static fvlm_matrix find_source(fvlm_export_list *list, const fvlm_tensor *from)
+fvlm_status fvlm_export_find_matrix(const fvlm_export_source *source, fvlm_arena *arena, const fvlm_tensor *tensor,
+                                    fvlm_matrix *matrix, fvlm_error *error)
 {
-    fvlm_matrix matrix = {.type = from->type, .data = from->data, .rows = 1, .cols = 1};
     char scales[FVLM_MAX_NAME];
-    if (list->status)
-        return matrix;
-    matrix.rows = from->rank > 0 ? from->shape[0] : 1;
-    for (int i = 1; i < from->rank; i++)
-        matrix.cols *= from->shape[i];
-    size_t length = strlen(from->name);
-    if (fvlm_export_ends_in(from->name, ".weight") && length < sizeof scales) {
+    *matrix = (fvlm_matrix){.type = tensor->type, .data = tensor->data, .rows = 1, .cols = 1};
+    matrix->rows = tensor->rank > 0 ? tensor->shape[0] : 1;
+    for (int i = 1; i < tensor->rank; i++)
+        matrix->cols *= tensor->shape[i];
+    size_t length = strlen(tensor->name), bits = source->config->quantized_bits;
+    if (fvlm_export_ends_in(tensor->name, ".weight") && length < sizeof scales) {
         int stem = (int)(length - strlen(".weight"));
-        snprintf(scales, sizeof scales, "%.*s.scales", stem, from->name);
-        const fvlm_config *config = list->source->config;
-        if (fvlm_tensor_table_find(list->source->table, scales)) {
-            fvlm_loader loader = {.table = list->source->table,
-                                  .arena = list->arena,
-                                  .quantized_bits = config->quantized_bits,
-                                  .quantized_group = config->quantized_group,
+        snprintf(scales, sizeof scales, "%.*s.scales", stem, tensor->name);
+        if (fvlm_tensor_table_find(source->table, scales)) {
+            fvlm_loader loader = {.table = source->table,
+                                  .arena = arena,
+                                  .quantized_bits = bits,
+                                  .quantized_group = source->config->quantized_group,
                                   .in_place = true,
-                                  .error = list->error};
-            size_t cols = config->quantized_bits ? matrix.cols * 32 / config->quantized_bits : 0;
-            matrix = fvlm_load_matrix(&loader, matrix.rows, cols, "%.*s", stem, from->name);
-            list->status = loader.status;
+                                  .error = error};
+            *matrix = fvlm_load_matrix(&loader, matrix->rows, bits ? matrix->cols * 32 / bits : 0, "%.*s", stem,
+                                       tensor->name);
+            if (loader.status)
+                return loader.status;
         }
     }
-    if (!list->status && matrix.cols > MAX_ROW)
-        list->status =
-            fvlm_fail(list->error, FVLM_ERROR_LIMIT, "tensor %s: rows of more than %zu values", from->name, MAX_ROW);
+    if (matrix->cols > MAX_ROW)
+        return fvlm_fail(error, FVLM_ERROR_LIMIT, "tensor %s: rows of more than %zu values", tensor->name, MAX_ROW);
+    return FVLM_OK;
+}
+
+static fvlm_matrix find_source(fvlm_export_list *list, const fvlm_tensor *from)
+{
+    fvlm_matrix matrix = {.rows = 1, .cols = 1};
+    if (!list->status)
+        list->status = fvlm_export_find_matrix(list->source, list->arena, from, &matrix, list->error);
     return matrix;
 }
 
@@ -193,7 +198,10 @@ static void convert_row(void *argument, size_t index, int thread)
     if (!tensor->source.data) {
         int64_t whole = (int64_t)tensor->fill;
         values[0] = (float)tensor->fill;
-        memcpy(out, tensor->written.type == FVLM_I64 ? (void *)&whole : (void *)values, block->row_bytes);
+        if (tensor->written.type == FVLM_I64)
+            memcpy(out, &whole, sizeof whole);
+        else
+            fvlm_from_float(tensor->written.type, values, 1, out);
         return;
     }
     if (tensor->part == FVLM_EXPORT_VALUES && tensor->channels_last <= 1 &&
@@ -284,7 +292,7 @@ static fvlm_status write_tensor(const fvlm_export_tensor *tensor, struct block *
     return status;
 }
 
-fvlm_status fvlm_export_list_write(const fvlm_export_list *list, const char *path, const char *format,
+fvlm_status fvlm_export_list_write(const fvlm_export_list *list, const fvlm_export_folder *folder, const char *format,
                                    const fvlm_export_options *options, fvlm_error *error)
 {
     if (list->status)
@@ -293,7 +301,8 @@ fvlm_status fvlm_export_list_write(const fvlm_export_list *list, const char *pat
     struct block block = {.pool = list->source->pool, .out = fvlm_aligned_alloc(BLOCK_BYTES)};
     fvlm_tensor *headers = fvlm_calloc(list->count, sizeof *headers);
     fvlm_writer *writer = NULL;
-    fvlm_status status = block.out && headers ? FVLM_OK : fvlm_fail_memory(error);
+    char *path = fvlm_path_join(folder->aside, "model.safetensors");
+    fvlm_status status = block.out && headers && path ? FVLM_OK : fvlm_fail_memory(error);
     for (size_t i = 0; !status && i < list->count; i++) {
         headers[i] = list->tensors[i].written;
         progress.total += headers[i].bytes;
@@ -308,6 +317,7 @@ fvlm_status fvlm_export_list_write(const fvlm_export_list *list, const char *pat
     if (!status)
         status = fvlm_writer_commit(&writer, error);
     fvlm_writer_abort(&writer);
+    free(path);
     free(headers);
     fvlm_aligned_free(block.out);
     free(block.scales);

@@ -34,6 +34,11 @@ typedef struct fvlm_export_list {
 void fvlm_export_list_open(const fvlm_export_source *source, fvlm_error *error, fvlm_export_list *list);
 void fvlm_export_list_close(fvlm_export_list *list);
 
+/* The values of a tensor as rows; a vector has rows of one. A quantised matrix, named with its ".weight", is checked
+ * and joined with its scales. `arena` may get what had to be converted. */
+fvlm_status fvlm_export_find_matrix(const fvlm_export_source *source, fvlm_arena *arena, const fvlm_tensor *tensor,
+                                    fvlm_matrix *matrix, fvlm_error *error);
+
 /* The source's tensor `from` (for a quantised matrix, its name with ".weight") as `name`, in the same shape. DEFAULT
  * keeps the type; of a quantised matrix it takes the type of the scales, or fp16. Types that are no floats are kept. */
 void fvlm_export_add(fvlm_export_list *list, const fvlm_tensor *from, const char *name, fvlm_export_type type);
@@ -41,7 +46,7 @@ void fvlm_export_add(fvlm_export_list *list, const fvlm_tensor *from, const char
  * fp16. A matrix that is quantised just so is copied; one whose rows are not whole groups is written in fp16. */
 void fvlm_export_add_quantized(fvlm_export_list *list, const fvlm_tensor *from, const char *name, size_t bits,
                                size_t group);
-/* A tensor whose every value is `fill`; F32 or I64. */
+/* A tensor whose every value is `fill`; F32, F16, BF16 or I64. */
 void fvlm_export_add_constant(fvlm_export_list *list, const char *name, fvlm_dtype type, int rank, const size_t *shape,
                               double fill);
 
@@ -52,8 +57,8 @@ const char *fvlm_export_dtype(const fvlm_export_source *source, fvlm_export_type
  * norm which changes nothing else, since checkpoints have no other place for it. `name`: "...conv.bias". */
 void fvlm_export_add_unfolded(fvlm_export_list *list, const fvlm_tensor *bias, const char *name, fvlm_export_type type);
 
-/* Write the list to `path` with `format` as metadata. */
-fvlm_status fvlm_export_list_write(const fvlm_export_list *list, const char *path, const char *format,
+/* Write the list to model.safetensors in `folder`, with `format` as metadata. */
+fvlm_status fvlm_export_list_write(const fvlm_export_list *list, const fvlm_export_folder *folder, const char *format,
                                    const fvlm_export_options *options, fvlm_error *error);
 
 #endif

@@ -423,6 +423,7 @@ static const struct {
     {"cast", pass_over},
     {"identity", pass_over},
     {"reshape", pass_over},
+    {"shape", pass_over},
     {"transpose", pass_over},
     {"expand_dims", pass_over},
     {"squeeze", pass_over},
