@@ -217,7 +217,8 @@ fvlm_status fvlm_folder_find(const char *folder, const char *suffix, char **name
         return fail_io(error, "open", folder);
     fvlm_status status = FVLM_OK;
     for (struct dirent *entry; !status && (entry = readdir(entries));) {
-        if (!ends_in(entry->d_name, suffix) || (*name && strcmp(*name, entry->d_name) <= 0))
+        bool dots = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+        if (dots || !ends_in(entry->d_name, suffix) || (*name && strcmp(*name, entry->d_name) <= 0))
             continue;
         free(*name);
         *name = fvlm_strdup(entry->d_name);

@@ -47,13 +47,16 @@ static const fvlm_tensor *find(const struct tower *tower, const char *name, cons
 /* float32 [count] in the arena; fvlm_export_source_open has checked that it is there. */
 static float *read_vector(struct tower *tower, const char *name, const char *suffix, size_t count)
 {
+    keep(tower, FVLM_OK);
+    if (tower->status)
+        return NULL;
     const fvlm_tensor *tensor = find(tower, name, suffix);
     float *values = fvlm_arena_alloc(tower->arena, count, sizeof *values);
-    if (!values || !tensor)
-        keep(tower, fvlm_fail_memory(tower->error));
-    else
+    if (values)
         fvlm_to_float(tensor->type, tensor->data, count, values);
-    return tower->status ? NULL : values;
+    else
+        keep(tower, fvlm_fail_memory(tower->error));
+    return values;
 }
 
 /* One behind the other; names of the tower have at most 50 characters. */
@@ -103,7 +106,8 @@ static fvlm_mil_value add_weight(struct tower *tower, const char *name, const st
     fvlm_mil_value value = fvlm_mil_begin_weight(tower->builder, id, 4, shape, int8);
     float *row = fvlm_arena_alloc(tower->arena, cols, sizeof *row);
     fvlm_matrix matrix = {0};
-    if (!row)
+    keep(tower, FVLM_OK);
+    if (!tower->status && !row)
         keep(tower, fvlm_fail_memory(tower->error));
     if (!tower->status)
         keep(tower,
