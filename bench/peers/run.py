@@ -42,6 +42,7 @@ class Fastvlm:
 
     def __init__(self, options):
         self.options = options
+        self.log = open(options.cache / "peers.log", "a")
         self.models = {"full": options.model}
         if not (options.model / "config.json").exists():
             if options.model != MADE:
@@ -50,7 +51,7 @@ class Fastvlm:
 
     def run(self, command, *arguments):
         line = [self.options.fastvlm, command, *map(str, arguments)]
-        return subprocess.run(line, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+        return subprocess.run(line, check=True, stdout=subprocess.PIPE, stderr=self.log).stdout
 
     def model(self, name):
         """The checkpoint, or its copy with the language model's weights in another type."""
