@@ -101,16 +101,13 @@ FVLM_INLINE void read_weights(fvlm_dtype type, const fvlm_matrix *w, size_t row,
 {
     const uint8_t *data = w->data;
     size_t first = row * w->cols + col;
-    uint8_t both[16];
     memset(values, 0, GROUP * sizeof *values);
     switch (type) {
-    case FVLM_MLX4:
     case FVLM_MLX8:
         for (size_t k = 0; k < cols; k += VF_LANES) {
             size_t at = first + k, group = at / w->group;
-            vf q = type == FVLM_MLX4 ? vf_load_u4(data + at / 2) : vf_load_u8(data + at);
-            vf_store(values + k,
-                     vf_fma(q, scale_at(w->scale_type, w->scales, group), scale_at(w->scale_type, w->biases, group)));
+            vf_store(values + k, vf_fma(vf_load_u8(data + at), scale_at(w->scale_type, w->scales, group),
+                                        scale_at(w->scale_type, w->biases, group)));
         }
         return;
     case FVLM_Q8_0:
@@ -119,58 +116,105 @@ FVLM_INLINE void read_weights(fvlm_dtype type, const fvlm_matrix *w, size_t row,
             vf_store(values + k, vf_mul(vf_load_i8((const int8_t *)block + 2 + k % 32), half_at(block)));
         }
         return;
-    case FVLM_Q4_0:
-        for (size_t k = 0; k < cols; k += 32) {
-            const uint8_t *block = data + (first + k) / 32 * 18;
-            uint8_t q[32];
-            for (int i = 0; i < 16; i++) {
-                q[i] = block[2 + i] & 15;
-                q[i + 16] = block[2 + i] >> 4;
-            }
-            vf d = half_at(block), bias = vf_mul(d, vf_set(-8));
-            for (size_t i = 0; i < 32; i += VF_LANES)
-                vf_store(values + k + i, vf_fma(vf_load_u8(q + i), d, bias));
-        }
-        return;
-    case FVLM_Q4_K:
-        for (size_t k = 0; k < cols; k += 64) {
-            const uint8_t *block = data + (first + k) / 256 * 144, *bytes = block + 16 + (first + k) % 256 / 2;
-            size_t part = (first + k) % 256 / 32;
-            uint8_t q[64];
-            q4_k_scales(block + 4, both);
-            for (int i = 0; i < 32; i++) {
-                q[i] = bytes[i] & 15;
-                q[i + 32] = bytes[i] >> 4;
-            }
-            for (size_t half = 0; half < 2; half++) {
-                vf scale = vf_mul(half_at(block), vf_set(both[part + half]));
-                vf least = vf_mul(half_at(block + 2), vf_set(both[8 + part + half]));
-                for (size_t i = 0; i < 32; i += VF_LANES)
-                    vf_store(values + k + half * 32 + i, vf_sub(vf_mul(vf_load_u8(q + half * 32 + i), scale), least));
-            }
-        }
-        return;
     default:
         fvlm_matrix_values(w, row, col, cols, values);
     }
 }
 
-FVLM_INLINE void unpack_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows, uint8_t *panel)
+/* Integers of W[row, col .. col + cols], and what one of them is worth. */
+FVLM_INLINE float round_weights(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t col, size_t cols, uint8_t *to)
 {
     float values[GROUP];
+    read_weights(type, w, row, col, cols, values);
+    float largest = read_group(values, GROUP, values);
+    vf per = vf_set(largest > 0 ? DOT_WEIGHTS / largest : 0), zero = vf_set(DOT_ZERO);
+    for (size_t i = 0; i < GROUP; i += VF_LANES)
+        vf_store_u8(to + i, vf_fma(vf_load(values + i), per, zero));
+    return largest / DOT_WEIGHTS;
+}
+
+/* Of a type with 4 bits, by tables: 32 elements have one of 16 values each. */
+enum { PART = 32, PARTS = GROUP / PART };
+
+/* Elements are scale * q + bias in each of the parts of columns col .. col + cols. */
+FVLM_INLINE void read_parts(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t col, size_t cols,
+                            float scale[PARTS], float bias[PARTS])
+{
+    size_t first = row * w->cols + col;
+    for (size_t p = 0; p < cols / PART; p++) {
+        size_t at = first + p * PART;
+        float wide[2][VF_LANES];
+        if (type == FVLM_MLX4) {
+            vf_store(wide[0], scale_at(w->scale_type, w->scales, at / w->group));
+            vf_store(wide[1], scale_at(w->scale_type, w->biases, at / w->group));
+        } else if (type == FVLM_Q4_0) {
+            vf d = half_at((const uint8_t *)w->data + at / 32 * 18);
+            vf_store(wide[0], d);
+            vf_store(wide[1], vf_mul(d, vf_set(-8)));
+        } else {
+            const uint8_t *block = (const uint8_t *)w->data + at / 256 * 144;
+            uint8_t both[16];
+            q4_k_scales(block + 4, both);
+            vf_store(wide[0], vf_mul(half_at(block), vf_set(both[at % 256 / 32])));
+            vf_store(wide[1], vf_mul(half_at(block + 2), vf_set(-(float)both[8 + at % 256 / 32])));
+        }
+        scale[p] = wide[0][0];
+        bias[p] = wide[1][0];
+    }
+}
+
+FVLM_INLINE void look_up(fvlm_dtype type, const fvlm_matrix *w, size_t at, vb table, uint8_t *to)
+{
+    const uint8_t *data = w->data;
+    if (type == FVLM_Q4_K) {
+        const uint8_t *bytes = data + at / 256 * 144 + 16 + at % 256 / 64 * 32;
+        for (size_t i = 0; i < 32; i += 16) {
+            vb q = vb_load(bytes + i);
+            vb_store(to + i, vb_lookup(table, at % 64 < 32 ? vb_low(q) : vb_high(q)));
+        }
+        return;
+    }
+    vb q = vb_load(type == FVLM_MLX4 ? data + at / 2 : data + at / 32 * 18 + 2);
+    vb low = vb_lookup(table, vb_low(q)), high = vb_lookup(table, vb_high(q));
+    vb_store(to, type == FVLM_MLX4 ? vb_zip_first(low, high) : low);
+    vb_store(to + 16, type == FVLM_MLX4 ? vb_zip_last(low, high) : high);
+}
+
+FVLM_INLINE float round_nibbles(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t col, size_t cols, uint8_t *to)
+{
+    static const float all[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    float scale[PARTS], bias[PARTS], largest = 0;
+    read_parts(type, w, row, col, cols, scale, bias);
+    for (size_t p = 0; p < cols / PART; p++) {
+        float last = bias[p] + 15 * scale[p];
+        last = last < 0 ? -last : last;
+        float edge = bias[p] < 0 ? -bias[p] : bias[p];
+        edge = edge > last ? edge : last;
+        largest = edge > largest ? edge : largest;
+    }
+    float per = largest > 0 ? DOT_WEIGHTS / largest : 0;
+    for (size_t p = 0; p < cols / PART; p++) {
+        uint8_t table[16];
+        vf step = vf_set(scale[p] * per), start = vf_set(bias[p] * per + DOT_ZERO);
+        for (size_t i = 0; i < 16; i += VF_LANES)
+            vf_store_u8(table + i, vf_fma(vf_load(all + i), step, start));
+        look_up(type, w, row * w->cols + col + p * PART, vb_load(table), to + p * PART);
+    }
+    return largest / DOT_WEIGHTS;
+}
+
+FVLM_INLINE void unpack_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows, uint8_t *panel)
+{
+    bool nibbles = type == FVLM_MLX4 || type == FVLM_Q4_0 || type == FVLM_Q4_K;
     uint8_t integers[PANEL][GROUP];
     memset(integers, DOT_ZERO, sizeof integers);
     for (size_t k = 0; k < w->cols; k += GROUP, panel += FVLM_INT8_PART) {
         float *scales = (float *)(void *)(panel + PANEL * GROUP);
+        size_t cols = w->cols - k < GROUP ? w->cols - k : GROUP;
         memset(scales, 0, PANEL * sizeof *scales);
-        for (size_t i = 0; i < rows; i++) {
-            read_weights(type, w, row + i, k, w->cols - k < GROUP ? w->cols - k : GROUP, values);
-            float largest = read_group(values, GROUP, values);
-            vf per = vf_set(largest > 0 ? DOT_WEIGHTS / largest : 0), zero = vf_set(DOT_ZERO);
-            scales[i] = largest / DOT_WEIGHTS;
-            for (size_t j = 0; j < GROUP; j += VF_LANES)
-                vf_store_u8(integers[i] + j, vf_fma(vf_load(values + j), per, zero));
-        }
+        for (size_t i = 0; i < rows; i++)
+            scales[i] = nibbles ? round_nibbles(type, w, row + i, k, cols, integers[i])
+                                : round_weights(type, w, row + i, k, cols, integers[i]);
         interleave(integers[0], GROUP, UNITS, panel);
     }
 }
