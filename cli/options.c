@@ -28,7 +28,7 @@ struct poptOption cli_model_table[] = {
     {"model-path", '\0', POPT_ARG_STRING | HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"threads", 't', POPT_ARG_INT, &cli_model.threads, 0, "Threads to use (default: one for each processor)", "N"},
     {"precision", '\0', POPT_ARG_STRING, &cli_model.precision, 0,
-     "Arithmetic of the vision tower: auto, fp32, bf16 or int8 (default: auto)", "NAME"},
+     "Arithmetic of the vision tower: fp32, bf16, int8, or auto, the fastest (default: fp32, as trained)", "NAME"},
     {"resolution", '\0', POPT_ARG_INT, &cli_model.resolution, 0,
      "Side of the vision input in pixels, a multiple of 64 (default: the checkpoint's)", "N"},
     {"ctx", '\0', POPT_ARG_INT, &cli_model.context, 0,
@@ -227,9 +227,9 @@ fvlm_status cli_generation_get(double default_temperature, fvlm_generation *gene
 
 fvlm_status cli_engine_options_get(fvlm_engine_options *options, fvlm_error *error)
 {
-    static const char *const names[] = {"auto", "fp32", "bf16", "int8"};
-    static const fvlm_precision values[] = {FVLM_PRECISION_AUTO, FVLM_PRECISION_FP32, FVLM_PRECISION_BF16,
-                                            FVLM_PRECISION_INT8};
+    static const char *const names[] = {"fp32", "bf16", "int8", "auto"};
+    static const fvlm_precision values[] = {FVLM_PRECISION_FP32, FVLM_PRECISION_BF16, FVLM_PRECISION_INT8,
+                                            FVLM_PRECISION_AUTO};
     const cli_model_options *given = &cli_model;
     size_t precision = 0;
     while (given->precision && precision < 4 && strcmp(given->precision, names[precision]) != 0)

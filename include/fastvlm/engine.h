@@ -16,10 +16,10 @@ extern "C" {
 typedef struct fvlm_engine fvlm_engine;
 
 typedef enum fvlm_precision { /* arithmetic of the vision tower */
-                              FVLM_PRECISION_AUTO = 0,
-                              FVLM_PRECISION_FP32,
+                              FVLM_PRECISION_FP32 = 0,
                               FVLM_PRECISION_BF16,
-                              FVLM_PRECISION_INT8
+                              FVLM_PRECISION_INT8,
+                              FVLM_PRECISION_AUTO /* the fastest here that keeps the features (docs/performance.md) */
 } fvlm_precision;
 
 typedef struct fvlm_engine_options {

@@ -1,4 +1,10 @@
 /* Aligned blocks and the arena: a list of chunks, each at least CHUNK_BYTES, large requests in chunks of their own. */
+#ifdef __linux__
+#define _DEFAULT_SOURCE /* madvise */
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include "base/memory.h"
 
 #include <stdint.h>
@@ -52,6 +58,19 @@ void fvlm_aligned_free(void *memory)
     void *block;
     memcpy(&block, (char *)memory - sizeof block, sizeof block);
     free(block);
+#endif
+}
+
+void fvlm_prefer_large_pages(void *memory, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = ((uintptr_t)memory + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)memory + bytes) & ~(page - 1);
+    if (start < end)
+        madvise((void *)start, end - start, MADV_HUGEPAGE);
+#else
+    (void)memory;
+    (void)bytes;
 #endif
 }
 

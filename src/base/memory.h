@@ -13,6 +13,8 @@
 /* `bytes` of zeroed memory aligned to FVLM_ALIGN, or NULL. Large blocks come as untouched zero pages. */
 void *fvlm_aligned_alloc(size_t bytes);
 void fvlm_aligned_free(void *memory);
+/* Ask the system for large pages behind a block that will be used whole. Only a hint. */
+void fvlm_prefer_large_pages(void *memory, size_t bytes);
 
 /* count x size, zeroed, or NULL on overflow or exhaustion; free with free(). */
 void *fvlm_calloc(size_t count, size_t size);

@@ -44,6 +44,11 @@ const fvlm_packed_kernels *fvlm_packed_kernels_select(void)
     return &fvlm_packed_kernels_reference;
 }
 
+int fvlm_packed_int8_levels(void)
+{
+    return fvlm_packed_kernels_select()->levels;
+}
+
 static size_t least(size_t a, size_t b)
 {
     return a < b ? a : b;

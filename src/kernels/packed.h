@@ -44,6 +44,9 @@ size_t fvlm_packed_bytes(fvlm_packed_type type, size_t rows, size_t cols);
 void fvlm_packed_fill(fvlm_pool *pool, fvlm_packed_type type, const fvlm_matrix *matrix, void *memory,
                       fvlm_packed *packed);
 
+/* The largest integer that int8's activations become here: 255, or 127 where instructions hold no more. */
+int fvlm_packed_int8_levels(void);
+
 /* y[m, w->rows] = epilogue(x[m, w->cols] W^T), as fvlm_linear. In bf16 and int8 GELU is within 5e-4 of the exact one.
  */
 void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, size_t m, size_t x_stride, float *y,

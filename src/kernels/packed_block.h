@@ -36,6 +36,7 @@ typedef struct fvlm_packed_block {
 #define FVLM_PACKED_MAXIMA 16
 
 typedef struct fvlm_packed_kernels {
+    int levels; /* fvlm_packed_int8_levels */
     /* A row of weights as units; `to` has fvlm_packed_stride bytes. sums[s * sums_stride] is that of slice s. */
     void (*round)(fvlm_packed_type type, const float *w, size_t cols, uint8_t *to, float *scale, float *sums,
                   size_t sums_stride);

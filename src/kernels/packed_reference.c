@@ -211,5 +211,9 @@ static void hidden(const fvlm_packed_block *call, const fvlm_packed_rows *to)
     }
 }
 
-const fvlm_packed_kernels fvlm_packed_kernels_reference = {
-    .round = round_weights, .interleave = interleave, .prepare = prepare, .block = block, .hidden = hidden};
+const fvlm_packed_kernels fvlm_packed_kernels_reference = {.levels = LEVELS,
+                                                           .round = round_weights,
+                                                           .interleave = interleave,
+                                                           .prepare = prepare,
+                                                           .block = block,
+                                                           .hidden = hidden};

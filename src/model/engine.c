@@ -17,8 +17,7 @@ const char *fvlm_version(void)
 static fvlm_status apply_options(const fvlm_engine_options *options, fvlm_engine *engine, fvlm_error *error)
 {
     fvlm_config *config = &engine->config;
-    /* Rounding shows in the answers of some models: unless asked, the tower computes as it was trained. */
-    engine->precision = options->precision == FVLM_PRECISION_AUTO ? FVLM_PRECISION_FP32 : options->precision;
+    engine->precision = options->precision == FVLM_PRECISION_AUTO ? fvlm_vision_fastest() : options->precision;
     if (options->resolution < 0 || options->resolution % FVLM_VISION_STRIDE != 0 || options->resolution > 4096)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "resolution %d is not a multiple of %d up to 4096",
                          options->resolution, FVLM_VISION_STRIDE);
@@ -89,6 +88,8 @@ static fvlm_status allocate_workspace(fvlm_engine *engine, fvlm_error *error)
     size_t most = tower > projector ? tower : projector;
     most = most > decoder ? most : decoder;
     engine->workspace = most > SIZE_MAX / sizeof(float) ? NULL : fvlm_aligned_alloc(most * sizeof(float));
+    if (engine->workspace)
+        fvlm_prefer_large_pages(engine->workspace, tower * sizeof(float));
     return engine->workspace ? FVLM_OK : fvlm_fail_memory(error);
 }
 

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/cpu.h"
 #include "kernels/attention.h"
 #include "kernels/conv.h"
 #include "kernels/gemm.h"
@@ -206,21 +207,23 @@ static size_t stage_side(size_t resolution, size_t index)
     return resolution / 4 >> index;
 }
 
-static fvlm_packed_type packed_type(fvlm_precision precision, fvlm_dtype stored)
+/* The integers of processors that keep activations to 7 bits are left to feed-forward blocks, nine tenths of the work:
+ * in bf16 the rest brings the least cosine of a feature from 0.994 to 0.995, at 4 % of the time. */
+static fvlm_packed_type packed_type(fvlm_precision precision, fvlm_dtype stored, bool feed_forward)
 {
-    if (precision == FVLM_PRECISION_BF16)
-        return FVLM_PACKED_BF16;
-    if (precision == FVLM_PRECISION_INT8)
+    if (precision == FVLM_PRECISION_INT8 && (feed_forward || fvlm_packed_int8_levels() == 255))
         return FVLM_PACKED_INT8;
+    if (precision != FVLM_PRECISION_FP32)
+        return FVLM_PACKED_BF16;
     return stored == FVLM_BF16 ? FVLM_PACKED_FP32_BF16 : FVLM_PACKED_FP32;
 }
 
-static void pack_linear(fvlm_loader *loader, fvlm_precision precision, struct linear *linear)
+static void pack_linear(fvlm_loader *loader, fvlm_precision precision, bool feed_forward, struct linear *linear)
 {
     if (loader->status)
         return;
     const fvlm_matrix *weight = &linear->weight;
-    fvlm_packed_type type = packed_type(precision, weight->type);
+    fvlm_packed_type type = packed_type(precision, weight->type, feed_forward);
     size_t bytes = fvlm_packed_bytes(type, weight->rows, weight->cols);
     void *memory = bytes == 0 ? NULL : fvlm_arena_alloc(loader->arena, bytes, 1);
     if (bytes == 0)
@@ -235,19 +238,19 @@ static void pack_linear(fvlm_loader *loader, fvlm_precision precision, struct li
 /* Every linear layer of the tower but the two of squeeze-excite, which see one row. */
 static void pack_layers(fvlm_loader *loader, fvlm_precision precision, fvlm_vision *vision)
 {
-    pack_linear(loader, precision, &vision->stem_linear);
+    pack_linear(loader, precision, false, &vision->stem_linear);
     for (size_t i = 0; i < FVLM_STAGES && !loader->status; i++) {
         struct stage *stage = &vision->stages[i];
         if (stage->downsample.channels)
-            pack_linear(loader, precision, &stage->downsample_linear);
+            pack_linear(loader, precision, false, &stage->downsample_linear);
         for (size_t j = 0; j < stage->block_count; j++) {
             struct block *block = &stage->blocks[j];
             if (stage->attention) {
-                pack_linear(loader, precision, &block->qkv);
-                pack_linear(loader, precision, &block->projection);
+                pack_linear(loader, precision, false, &block->qkv);
+                pack_linear(loader, precision, false, &block->projection);
             }
-            pack_linear(loader, precision, &block->ffn.fc1);
-            pack_linear(loader, precision, &block->ffn.fc2);
+            pack_linear(loader, precision, true, &block->ffn.fc1);
+            pack_linear(loader, precision, true, &block->ffn.fc2);
         }
     }
 }
@@ -277,6 +280,12 @@ fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *con
     vision->excite = load_linear(loader, 2 * last, 2 * last / SQUEEZE, true, PREFIX "conv_exp.se.expand");
     pack_layers(loader, precision, vision);
     return loader->status ? NULL : vision;
+}
+
+fvlm_precision fvlm_vision_fastest(void)
+{
+    /* NEON multiplies 8-bit integers no faster than floats; plain C gains nothing from them. */
+    return fvlm_cpu_flags() & FVLM_CPU_AVX2 ? FVLM_PRECISION_INT8 : FVLM_PRECISION_FP32;
 }
 
 size_t fvlm_vision_width(const fvlm_vision *vision)

@@ -441,5 +441,9 @@ static void round_weights(fvlm_packed_type type, const float *w, size_t cols, ui
     }
 }
 
-const fvlm_packed_kernels FVLM_FOR_ISA(fvlm_packed_kernels) = {
-    .round = round_weights, .interleave = interleave, .prepare = prepare, .block = block, .hidden = hidden};
+const fvlm_packed_kernels FVLM_FOR_ISA(fvlm_packed_kernels) = {.levels = DOT_LEVELS,
+                                                               .round = round_weights,
+                                                               .interleave = interleave,
+                                                               .prepare = prepare,
+                                                               .block = block,
+                                                               .hidden = hidden};
