@@ -30,7 +30,7 @@ static double reference_fp32(size_t rounds, float seeds[2])
 static float reference_read(const float *memory, size_t count)
 {
     uint64_t words[8], sum[8] = {0}; /* integers, as compilers keep the order of float sums */
-    for (size_t at = 0; at < count; at += sizeof words / sizeof *memory) {
+    for (size_t at = 0; at < count; at += sizeof words / sizeof(*memory)) {
         memcpy(words, memory + at, sizeof words);
         for (int i = 0; i < 8; i++)
             sum[i] += words[i];
