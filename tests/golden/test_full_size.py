@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from golden_set import BUILD, SHARED, compare, feature_errors, predict, read_safetensors, trace
+from golden_set import BUILD, SHARED, compare, feature_errors, predict, read_safetensors, run, trace
 
 FOLDER = SHARED / "fixtures" / "full_0.5b"
 BAR = 1e-3
@@ -72,6 +72,27 @@ def test_greedy(checkpoint, expected):
     assert unsure > 0
     assert answer["tokens"][:unsure] == expected["greedy"][:unsure]
     assert len(answer["tokens"]) == len(expected["greedy"])
+
+
+# Converting holds a few megabytes of a model at a time, whether it copies or rounds.
+@pytest.mark.parametrize("options", [[], ["--type", "q8_0"], ["--type", "f32", "--split"]])
+def test_convert_needs_little_memory(checkpoint, tmp_path, options):
+    command = [str(BUILD / "fastvlm"), "convert", "--model", str(checkpoint), "--output", str(tmp_path / "m.gguf"), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    for file in tmp_path.glob("*.gguf"):
+        file.unlink()
+    print(f"convert {' '.join(options)}: at most {usage.ru_maxrss >> 10} MB")
+    assert status == 0 and usage.ru_maxrss < 300 << 10
+
+
+def test_a_gguf_file_computes_the_same(checkpoint, expected, tmp_path):
+    image = SHARED / "fixtures" / "images" / expected["image"]
+    file, out = tmp_path / "m.gguf", tmp_path / "trace.safetensors"
+    run("convert", "--quiet", "--model", checkpoint, "--output", file)
+    before = trace(checkpoint, [image], expected["question"], out)["logits"]
+    assert np.array_equal(trace(file, [image], expected["question"], out)["logits"], before)
+    file.unlink()
 
 
 # FVLM_LARGE_MODELS names a folder with full_1.5b and full_7b of make_checkpoint.py, which takes ten minutes and 20 GB.
