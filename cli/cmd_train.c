@@ -17,8 +17,10 @@
 
 static char **data, **folders, *weights, *output, *tune, *batch_norm, *schedule, *dump_path, *labels_path, *resume_from;
 static char *adapter_only, *unfreeze_tower, *freeze_backbone, *checkpointing, *group_modality, *group_length;
-static double rate = 2e-5, projector_rate, vision_rate, epochs = 1, weight_decay, beta1 = 0.9, beta2 = 0.999,
-              eps = 1e-8;
+static char *lora;
+static int lora_rank = 128;
+static double lora_alpha = 256, rate = 2e-5, projector_rate, vision_rate, epochs = 1, weight_decay, beta1 = 0.9,
+              beta2 = 0.999, eps = 1e-8;
 static double max_norm = 1, warmup_ratio = 0.03;
 static int batch_size = 1, accumulation = 1, save_steps = 500, keep, bad_samples;
 static int decay_all, no_shuffle, resume, quiet, as_json;
@@ -40,6 +42,11 @@ static const struct poptOption table[] = {
     {"tune-mm-mlp-adapter", '\0', POPT_ARG_STRING, &adapter_only, 0, "true: as --tune projector", "BOOL"},
     {"unfreeze-mm-vision-tower", '\0', POPT_ARG_STRING, &unfreeze_tower, 0, "true: the tower too", "BOOL"},
     {"freeze-backbone", '\0', POPT_ARG_STRING, &freeze_backbone, 0, "true: not the language model", "BOOL"},
+    {"lora", '\0', POPT_ARG_STRING, &lora, 0, "true: train LoRA adapters of the language model, not its own weights",
+     "BOOL"},
+    {"lora-enable", '\0', POPT_ARG_STRING | HIDDEN, &lora, 0, NULL, NULL},
+    {"lora-r", '\0', POPT_ARG_INT | DEFAULT, &lora_rank, 0, "Their rank", "N"},
+    {"lora-alpha", '\0', POPT_ARG_DOUBLE | DEFAULT, &lora_alpha, 0, "They count alpha / rank times", "X"},
     {"batch-norm", '\0', POPT_ARG_STRING, &batch_norm, 0,
      "Statistics of a trained tower's batch norm: running or batch (default: running)", "NAME"},
     {"batch-size", 'b', POPT_ARG_INT | DEFAULT, &batch_size, 0, "Samples computed together", "N"},
@@ -132,6 +139,15 @@ static bool read_parts(fvlm_train_options *train)
         !read_bool("unfreeze-mm-vision-tower", unfreeze_tower, &vision) ||
         !read_bool("freeze-backbone", freeze_backbone, &backbone))
         return false;
+    bool adapters = false;
+    if (!read_bool("lora", lora, &adapters))
+        return false;
+    train->lora_rank = adapters ? lora_rank : 0;
+    train->lora_alpha = lora_alpha;
+    if (adapters && lora_rank < 1) {
+        cli_usage_error(&usage, "--lora-r is %d; it has to be at least 1", lora_rank);
+        return false;
+    }
     train->tune_vision = vision;
     train->tune_projector = true;
     train->tune_llm = !only_projector && !backbone;
@@ -304,9 +320,7 @@ static fvlm_status run(fvlm_trainer *trainer, FILE *log, fvlm_train_progress *pr
 
 static fvlm_status train_model(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error)
 {
-    fvlm_status status = resume || resume_from ? fvlm_trainer_resume(trainer, resume_from, error) : FVLM_OK;
-    if (status == FVLM_OK)
-        status = fvlm_folder_create(output, error);
+    fvlm_status status = fvlm_folder_create(output, error);
     char *path = fvlm_path_join(output, "log.jsonl");
     FILE *log = status || !path ? NULL : fopen(path, "a");
     if (status == FVLM_OK && !log)
@@ -348,6 +362,8 @@ int cmd_train(int argc, const char **argv)
     fvlm_status status = cli_engine_open(&engine, &error);
     if (status == FVLM_OK)
         status = fvlm_trainer_open(engine, &train, &trainer, &error);
+    if (status == FVLM_OK && (resume_from || (resume && output)))
+        status = fvlm_trainer_resume(trainer, resume_from, &error);
     if (status == FVLM_OK)
         status = labels_path ? fvlm_trainer_dump_labels(trainer, labels_path, &error)
                  : dump_path ? fvlm_trainer_dump_gradients(trainer, dump_path, &loss, &error)

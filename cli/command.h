@@ -19,5 +19,6 @@ int cmd_quantize(int argc, const char **argv);
 int cmd_models(int argc, const char **argv);
 int cmd_pull(int argc, const char **argv);
 int cmd_train(int argc, const char **argv);
+int cmd_merge(int argc, const char **argv);
 
 #endif

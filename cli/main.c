@@ -19,6 +19,7 @@ static const command commands[] = {
     {"models", "list the published models and which are here", cmd_models},
     {"pull", "download a published model", cmd_pull},
     {"train", "fine-tune a model on conversations about pictures", cmd_train},
+    {"merge", "merge a LoRA adapter into its model", cmd_merge},
     {"eval", "score a model on a data set of questions", cmd_eval},
     {"export", "write a model in the layout of other tools", cmd_export},
     {"bench", "measure encoding, prefill, decoding and memory", cmd_bench},

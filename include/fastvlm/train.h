@@ -19,7 +19,7 @@ typedef struct fvlm_train_options {
     const char *output;                         /* folder for checkpoints and the result */
     const char *template_name, *system;         /* as for fvlm_template_render */
     bool tune_vision, tune_projector, tune_llm; /* what is trained */
-    int lora_rank;                              /* above 0: adapters instead of the language model's own weights */
+    int lora_rank; /* above 0: tune_llm trains adapters of this rank instead of the language model's own weights */
     double lora_alpha;
     bool batch_statistics;       /* of the tower's batch norm; otherwise running ones */
     bool gradient_checkpointing; /* compute activations again instead of keeping them */
@@ -85,6 +85,11 @@ FVLM_API fvlm_status fvlm_trainer_save(fvlm_trainer *trainer, fvlm_error *error)
 FVLM_API fvlm_status fvlm_trainer_resume(fvlm_trainer *trainer, const char *checkpoint, fvlm_error *error);
 /* Write the trained model into `output` itself. */
 FVLM_API fvlm_status fvlm_trainer_finish(fvlm_trainer *trainer, fvlm_error *error);
+
+/* Merge a LoRA adapter, with what else was trained beside it, into the model it was trained on: `output` gets a whole
+ * model in the layout of `model`. threads 0: one for each processor. */
+FVLM_API fvlm_status fvlm_adapter_merge(const char *model, const char *adapter, const char *output, int threads,
+                                        fvlm_error *error);
 
 #ifdef __cplusplus
 }

@@ -80,6 +80,8 @@ fvlm_status fvlm_checkpoint_read(fvlm_tensor_table *table, const char *folder, c
  * tensors [count] in their order, whose own `data` is not looked at, and commits. */
 fvlm_status fvlm_safetensors_begin(const char *path, const char *format, const fvlm_tensor *tensors, size_t count,
                                    fvlm_writer **writer, fvlm_error *error);
+/* Write tensors [count], of F32, F16 or BF16, as torch.load reads them: a dictionary by name. */
+fvlm_status fvlm_torch_write(const char *path, const fvlm_tensor *tensors, size_t count, fvlm_error *error);
 /* Write tensors [count] to a safetensors file, put in place only when it is whole. */
 fvlm_status fvlm_safetensors_write(const char *path, const fvlm_tensor *tensors, size_t count, fvlm_error *error);
 

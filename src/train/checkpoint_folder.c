@@ -1,9 +1,7 @@
-/* A checkpoint's folder.
+/* A checkpoint's folder: a model (model_folder.h), or LoRA's files (adapter.h), and the state of the run.
  *
- *     config.json and the tokenizer's files   as they were
- *     model.safetensors                       every tensor under its own name and in its own type
- *     optimizer.safetensors                   value/NAME, first/NAME, second/NAME of what is trained, float32
- *     trainer_state.json                      where the run stands, and what has to be the same to go on
+ *     optimizer.safetensors   value/NAME, first/NAME, second/NAME of what is trained, float32
+ *     trainer_state.json      where the run stands, and what has to be the same to go on
  *
  * The values are there once more because the model's may have been rounded.
  */
@@ -11,118 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/checked.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "base/system.h"
+#include "train/adapter.h"
+#include "train/model_folder.h"
 #include "train/trainer_state.h"
 
-#define MAX_COPIED ((size_t)64 << 20)
 #define MAX_STATE ((size_t)1 << 20)
 
-static const char *const copied_files[] = {
-    "config.json",         "generation_config.json", "tokenizer.json",           "vocab.json",
-    "merges.txt",          "added_tokens.json",      "tokenizer_config.json",    "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json",     "preprocessor_config.json", "processor_config.json",
-};
-
-/* Write `bytes` of data as folder/name. */
-static fvlm_status write_file(const char *folder, const char *name, const char *data, size_t bytes, fvlm_error *error)
+/* What was trained in the place of the tensor `name`. */
+static const float *trained_values(void *user, const char *name, const fvlm_tensor *stored)
 {
-    char *path = fvlm_path_join(folder, name);
-    fvlm_writer *writer = NULL;
-    fvlm_status status = path ? fvlm_writer_open(path, &writer, error) : fvlm_fail_memory(error);
-    if (!status)
-        status = fvlm_writer_write(writer, data, bytes, error);
-    if (!status)
-        status = fvlm_writer_commit(&writer, error);
-    fvlm_writer_abort(&writer);
-    free(path);
-    return status;
-}
-
-static fvlm_status copy_files(const fvlm_bundle *from, const char *to, fvlm_error *error)
-{
-    fvlm_status status = FVLM_OK;
-    for (size_t i = 0; i < sizeof copied_files / sizeof *copied_files && !status; i++) {
-        fvlm_bundle_file file;
-        if (!fvlm_bundle_has(from, copied_files[i]))
-            continue;
-        status = fvlm_bundle_open(from, copied_files[i], MAX_COPIED, &file, error);
-        if (!status) {
-            status = write_file(to, copied_files[i], file.data, file.size, error);
-            fvlm_bundle_file_close(&file);
-        }
-    }
-    return status;
-}
-
-/* `count` values in another type, for free(). NULL when out of memory. */
-static void *converted(const float *values, size_t count, fvlm_dtype type)
-{
-    if (type == FVLM_F64) {
-        double *wide = fvlm_calloc(count, sizeof *wide);
-        for (size_t i = 0; wide && i < count; i++)
-            wide[i] = (double)values[i];
-        return wide;
-    }
-    uint16_t *half = fvlm_calloc(count, sizeof *half);
-    for (size_t i = 0; half && i < count; i++)
-        half[i] = type == FVLM_BF16 ? fvlm_bf16_from_float(values[i]) : fvlm_f16_from_float(values[i]);
-    return half;
-}
-
-/* Every tensor of the model as it came, with what was trained in its place. */
-static fvlm_status write_model(fvlm_trainer *trainer, const char *folder, fvlm_error *error)
-{
-    const fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
-    fvlm_tensor_table *own = NULL;
-    const fvlm_tensor_table *table = trainer->engine->source->table; /* has LLaVA's names; the files may have others */
-    fvlm_status status = FVLM_OK;
-    if (trainer->engine->config.fast_vlm) {
-        const char *layout;
-        status = fvlm_tensor_table_create(&own, error);
-        if (!status)
-            status = fvlm_checkpoint_read(own, trainer->engine->source->path, &layout, error);
-        table = own;
-    }
-    size_t count = status ? 0 : fvlm_tensor_table_count(table), made = 0;
-    fvlm_tensor *tensors = fvlm_calloc(count + 1, sizeof *tensors);
-    void **copies = fvlm_calloc(count + 1, sizeof *copies);
-    if (!status && (!tensors || !copies))
-        status = fvlm_fail_memory(error);
-    for (size_t i = 0; i < count && !status; i++) {
-        char name[FVLM_MAX_NAME];
-        tensors[i] = *fvlm_tensor_table_at(table, i);
-        if (fvlm_dtype_bytes(tensors[i].type) == 0)
-            status = fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
-                               "%s is stored as %s, which a checkpoint of safetensors cannot hold: start from a "
-                               "model in a float type, or train adapters (--lora)",
-                               tensors[i].name, fvlm_dtype_name(tensors[i].type));
-        bool renamed = own && fvlm_rename_fast_vlm(tensors[i].name, name, sizeof name);
-        const fvlm_parameter *parameter = fvlm_parameters_find(parameters, renamed ? name : tensors[i].name);
-        if (!parameter || !parameter->first)
-            continue;
-        tensors[i].data = parameter->value;
-        if (tensors[i].type == FVLM_F32)
-            continue;
-        copies[made] = converted(parameter->value, parameter->count, tensors[i].type);
-        if (!copies[made])
-            status = fvlm_fail_memory(error);
-        tensors[i].data = copies[made++];
-    }
-    char *path = fvlm_path_join(folder, "model.safetensors");
-    if (!status && !path)
-        status = fvlm_fail_memory(error);
-    if (!status)
-        status = fvlm_safetensors_write(path, tensors, count, error);
-    for (size_t i = 0; i < made; i++)
-        free(copies[i]);
-    free((void *)copies);
-    free(tensors);
-    free(path);
-    fvlm_tensor_table_destroy(&own);
-    return status;
+    (void)stored;
+    const fvlm_parameter *parameter = fvlm_parameters_find(user, name);
+    return parameter && parameter->first ? parameter->value : NULL;
 }
 
 /* The optimiser's state. */
@@ -178,8 +78,8 @@ static fvlm_status write_state(fvlm_trainer *trainer, const char *folder, fvlm_e
                              fingerprint(trainer));
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
-    fvlm_status status =
-        text ? write_file(folder, "trainer_state.json", text, strlen(text), error) : fvlm_fail_memory(error);
+    fvlm_status status = text ? fvlm_folder_file_write(folder, "trainer_state.json", text, strlen(text), error)
+                              : fvlm_fail_memory(error);
     free(text);
     return status;
 }
@@ -187,10 +87,12 @@ static fvlm_status write_state(fvlm_trainer *trainer, const char *folder, fvlm_e
 fvlm_status fvlm_trainer_write(fvlm_trainer *trainer, const char *folder, bool state, fvlm_error *error)
 {
     fvlm_status status = fvlm_folder_create(folder, error);
-    if (!status)
-        status = copy_files(&trainer->engine->source->files, folder, error);
-    if (!status)
-        status = write_model(trainer, folder, error);
+    if (!status && trainer->options.lora_rank > 0)
+        status = fvlm_adapter_write(trainer->engine->source, fvlm_network_parameters(trainer->network),
+                                    trainer->options.lora_alpha, folder, error);
+    else if (!status)
+        status = fvlm_model_folder_write(trainer->engine->source, trained_values,
+                                         fvlm_network_parameters(trainer->network), folder, error);
     if (!status && state)
         status = write_optimizer(trainer, folder, error);
     return !status && state ? write_state(trainer, folder, error) : status;

@@ -111,17 +111,24 @@ fvlm_parameter *fvlm_parameter_matrix(fvlm_parameters *set, fvlm_loader *loader,
     parameter->count = rows * cols;
     parameter->matrix = matrix;
     take_shape(parameter, fvlm_tensor_table_find(loader->table, name));
-    if (set->trained & part) {
-        if (matrix.type != FVLM_F32 && matrix.type != FVLM_F16 && matrix.type != FVLM_BF16) {
-            loader->status = fvlm_fail(loader->error, FVLM_ERROR_UNSUPPORTED,
-                                       "%s is quantised and cannot be trained itself: train adapters (--lora)", name);
-            return NULL;
-        }
-        make_trained(set, loader, parameter);
-        if (!loader->status)
-            fvlm_to_float(matrix.type, matrix.data, parameter->count, parameter->value);
-        parameter->matrix = (fvlm_matrix){.type = FVLM_F32, .rows = rows, .cols = cols, .data = parameter->value};
+    if (!(set->trained & part))
+        return parameter;
+    bool quantised = matrix.type != FVLM_F32 && matrix.type != FVLM_F16 && matrix.type != FVLM_BF16;
+    if (quantised && !(set->trained & FVLM_PART_ADAPTER)) {
+        loader->status = fvlm_fail(loader->error, FVLM_ERROR_UNSUPPORTED,
+                                   "%s is quantised and cannot be trained itself: train adapters (--lora true)", name);
+        return NULL;
     }
+    make_trained(set, loader, parameter);
+    for (size_t row = 0; row < rows && !loader->status; row++)
+        fvlm_matrix_row(&matrix, row, parameter->value + row * cols);
+    if (quantised) { /* beside adapters, which leave the model's files alone, it may become float32 */
+        parameter->rank = 2;
+        parameter->shape[0] = rows;
+        parameter->shape[1] = cols;
+        parameter->stored_type = FVLM_F32;
+    }
+    parameter->matrix = (fvlm_matrix){.type = FVLM_F32, .rows = rows, .cols = cols, .data = parameter->value};
     return parameter;
 }
 

@@ -33,7 +33,7 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
 {
     if (o->data_count == 0)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "no data given");
-    if (!o->tune_vision && !o->tune_projector && !o->tune_llm && o->lora_rank <= 0)
+    if (!o->tune_vision && !o->tune_projector && !o->tune_llm)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "nothing is to be trained: name a part");
     if (o->batch_size < 1 || o->batch_size > MAX_BATCH || o->accumulation < 1 || o->accumulation > MAX_BATCH)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "batch size %d and accumulation %d have to be 1 to %d",
@@ -48,6 +48,10 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "AdamW wants 0 <= beta < 1 and a positive epsilon");
     if (!(o->warmup_ratio >= 0 && o->warmup_ratio <= 1))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "the warm-up ratio %g is not between 0 and 1", o->warmup_ratio);
+    if (o->lora_rank > 0 && !o->tune_llm)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "LoRA trains the language model, which is not among the parts");
+    if (!isfinite(o->lora_alpha))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "LoRA's alpha is not a number");
     if (o->lora_rank < 0 || o->lora_rank > 4096)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "a LoRA rank of %d is not between 0 and 4096", o->lora_rank);
     return FVLM_OK;
@@ -95,9 +99,9 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
     fvlm_network_options network = {
         .trained = (options->tune_vision ? FVLM_PART_VISION : 0u) |
                    (options->tune_projector ? FVLM_PART_PROJECTOR : 0u) |
-                   (lora                ? FVLM_PART_ADAPTER
-                    : options->tune_llm ? FVLM_PART_LANGUAGE
-                                        : 0u),
+                   (!options->tune_llm ? 0u
+                    : lora             ? FVLM_PART_ADAPTER
+                                       : FVLM_PART_LANGUAGE),
         .lora = {.rank = (size_t)options->lora_rank, .alpha = (float)options->lora_alpha, .seed = options->seed},
         .batch_statistics = options->batch_statistics,
         .recompute = options->gradient_checkpointing};

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from conftest import BUILD, GOLDEN, WRAPPER
@@ -46,6 +47,23 @@ def arguments(data, output, *more, model=MODEL):
 
 def log(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def read_all(path):
+    """Name -> float32 array of a safetensors file; bf16 becomes float32."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    tensors = {}
+    for name, entry in json.loads(data[8 : 8 + length]).items():
+        if name == "__metadata__" or entry["dtype"] == "I64":
+            continue
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        kind = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}[entry["dtype"]]
+        array = np.frombuffer(data[begin:end], kind)
+        if entry["dtype"] == "BF16":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        tensors[name] = array.astype(np.float32).reshape(entry["shape"])
+    return tensors
 
 
 def weights(folder):
@@ -170,6 +188,97 @@ def test_it_learns(fastvlm, write, tmp_path):
     answer = fastvlm("predict", "--model", tmp_path / "out", "--image", IMAGES / "photo.jpg", "--prompt", "What is this?",
                      "--temperature", "0", "--json").json
     assert answer["text"] == "Lines." and answer["finish_reason"] == "stop"
+
+
+# Adapters.
+
+LORA = ["--lora", "true", "--lora-r", "4", "--lora-alpha", "6", "--batch-size", "5", "--no-shuffle", "--save-steps", "3"]
+PROJECTIONS = ["self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """Data, and an adapter after three steps."""
+    folder = tmp_path_factory.mktemp("adapted")
+    (folder / "data.json").write_text(json.dumps(SAMPLES))
+    command = [*WRAPPER, BUILD / "fastvlm", *arguments(folder / "data.json", folder / "out", *LORA, "--lr", "1e-2",
+                                                      "--max-steps", "3", "--threads", "1")]
+    assert subprocess.run(list(map(str, command)), timeout=60 * SLOWNESS).returncode == 0
+    return folder / "data.json", folder / "out"
+
+
+def test_an_adapter_is_merged(adapted, fastvlm, tmp_path):
+    """W + alpha / r B A in every layer, and the projector that was trained beside it."""
+    _, out = adapted
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 6)
+    assert fastvlm("merge", "--model", MODEL, "--adapter", out, "--output", tmp_path / "merged").code == 0
+    before = {name: value for path in MODEL.glob("*.safetensors") for name, value in read_all(path).items()}
+    after, adapter = read_all(tmp_path / "merged" / "model.safetensors"), read_all(out / "adapter_model.safetensors")
+    state = read_all(out / "checkpoint-3" / "optimizer.safetensors")
+    assert sorted(before) == sorted(after) and len(adapter) == 2 * 7 * 2
+    for name, value in before.items():
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = value
+        if f"{stem}.lora_A.weight" in adapter:
+            expected = value + 1.5 * adapter[f"{stem}.lora_B.weight"] @ adapter[f"{stem}.lora_A.weight"]
+            assert np.abs(after[name] - value).max() > 0
+        elif f"value/{name}" in state:
+            assert name.startswith("model.mm_projector.")
+            expected = state[f"value/{name}"]
+        assert np.abs(after[name] - expected).max() <= np.abs(expected).max() * 2**-8, name
+    for name in ("model.mm_projector.0.weight", "model.mm_projector.2.bias"):
+        assert np.abs(after[name] - before[name]).max() > 0
+
+
+def test_gradients_of_adapters(adapted, fastvlm, tmp_path):
+    """dB = s dW A^T and dA = s B^T dW, with dW the whole weight's gradient in the merged model."""
+    data, out = adapted
+    merged = tmp_path / "merged"
+    assert fastvlm("merge", "--model", MODEL, "--adapter", out, "--output", merged).code == 0
+    result = fastvlm(*arguments(data, tmp_path / "x", *LORA, "--max-steps", "6", "--dump-grads", tmp_path / "lora"))
+    assert result.code == 0, result.err
+    first = read_all(tmp_path / "lora")
+    assert all(np.abs(value).max() == 0 for name, value in first.items() if "lora_A" in name)
+    result = fastvlm(*arguments(data, tmp_path / "x", *LORA, "--max-steps", "3", "--resume-from", out / "checkpoint-3",
+                                "--max-steps", "3", "--dump-grads", tmp_path / "lora"))
+    assert result.code == 0, result.err
+    got, adapter = read_all(tmp_path / "lora"), read_all(out / "adapter_model.safetensors")
+    result = fastvlm(*arguments(data, tmp_path / "x", "--batch-size", "5", "--no-shuffle", "--dump-grads",
+                                tmp_path / "whole", model=merged))
+    assert result.code == 0, result.err
+    whole = read_all(tmp_path / "whole")
+    for layer in range(2):
+        for part in PROJECTIONS:
+            stem = f"model.layers.{layer}.{part}"
+            a, b = (adapter[f"base_model.model.{stem}.lora_{which}.weight"] for which in "AB")
+            gradient = whole[f"{stem}.weight"]
+            for name, expected in (("lora_B", 1.5 * gradient @ a.T), ("lora_A", 1.5 * b.T @ gradient)):
+                error = np.linalg.norm(got[f"{stem}.{name}.weight"] - expected) / np.linalg.norm(expected)
+                assert error < 0.05, (stem, name, error)  # merging rounds to bf16
+
+
+@pytest.mark.parametrize("base", ["apple_int4", "apple_int8", "gguf"])
+def test_adapters_of_a_quantised_model(base, fastvlm, write, tmp_path):
+    model = GOLDEN / base
+    if base == "gguf":
+        model = tmp_path / "base.gguf"
+        assert fastvlm("convert", "--model", MODEL, "--output", model, "--type", "q8_0").code == 0
+    data = write(SAMPLES[:3])
+    result = fastvlm(*arguments(data, tmp_path / "out", *LORA, "--batch-size", "3", "--lr", "1e-2", "--max-steps", "12",
+                                model=model), "--json")
+    losses = [entry["loss"] for entry in log(tmp_path / "out")]
+    assert result.json["step"] == 12 and losses[-1] < losses[0] - 0.3
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_merging_what_does_not_fit(adapted, fastvlm, tmp_path):
+    _, out = adapted
+    fastvlm("merge", "--model", GOLDEN / "apple_int4", "--adapter", out, "--output", tmp_path / "a").failed(1, "quantised")
+    fastvlm("merge", "--model", GOLDEN / "hf", "--adapter", out, "--output", tmp_path / "b").failed(1, "another model")
+    fastvlm("merge", "--model", MODEL, "--adapter", MODEL, "--output", tmp_path / "c").failed(1, "adapter_config.json")
+    fastvlm("merge", "--model", MODEL, "--adapter", out, "--output", out).failed(2, "--output")
+    fastvlm("merge", "--model", MODEL, "--adapter", out).failed(2, "--output is missing")
 
 
 # Data.

@@ -1,0 +1,129 @@
+/* A model's folder: its small files copied, its tensors under the names and in the types that they came in. */
+#include "train/model_folder.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "model/weights.h"
+
+#define MAX_COPIED ((size_t)64 << 20)
+
+static const char *const copied_files[] = {
+    "config.json",         "generation_config.json", "tokenizer.json",           "vocab.json",
+    "merges.txt",          "added_tokens.json",      "tokenizer_config.json",    "special_tokens_map.json",
+    "chat_template.jinja", "chat_template.json",     "preprocessor_config.json", "processor_config.json",
+};
+
+fvlm_status fvlm_folder_file_write(const char *folder, const char *name, const char *data, size_t bytes,
+                                   fvlm_error *error)
+{
+    char *path = fvlm_path_join(folder, name);
+    fvlm_writer *writer = NULL;
+    fvlm_status status = path ? fvlm_writer_open(path, &writer, error) : fvlm_fail_memory(error);
+    if (!status)
+        status = fvlm_writer_write(writer, data, bytes, error);
+    if (!status)
+        status = fvlm_writer_commit(&writer, error);
+    fvlm_writer_abort(&writer);
+    free(path);
+    return status;
+}
+
+fvlm_status fvlm_model_folder_copy(const fvlm_source *source, const char *folder, fvlm_error *error)
+{
+    fvlm_status status = FVLM_OK;
+    for (size_t i = 0; i < sizeof copied_files / sizeof *copied_files && !status; i++) {
+        fvlm_bundle_file file;
+        if (!fvlm_bundle_has(&source->files, copied_files[i]))
+            continue;
+        status = fvlm_bundle_open(&source->files, copied_files[i], MAX_COPIED, &file, error);
+        if (!status) {
+            status = fvlm_folder_file_write(folder, copied_files[i], file.data, file.size, error);
+            fvlm_bundle_file_close(&file);
+        }
+    }
+    return status;
+}
+
+/* A copy of values [count] in a float type, for free(). NULL when out of memory. */
+static void *converted(const float *values, size_t count, fvlm_dtype type)
+{
+    void *copy = fvlm_calloc(count, fvlm_dtype_bytes(type));
+    for (size_t i = 0; copy && i < count; i++) {
+        if (type == FVLM_F64)
+            ((double *)copy)[i] = (double)values[i];
+        else if (type == FVLM_F32)
+            ((float *)copy)[i] = values[i];
+        else
+            ((uint16_t *)copy)[i] =
+                type == FVLM_BF16 ? fvlm_bf16_from_float(values[i]) : fvlm_f16_from_float(values[i]);
+    }
+    return copy;
+}
+
+/* The tensors under the names of the files; *own is to be destroyed where it is not NULL. */
+static fvlm_status open_named(const fvlm_source *source, fvlm_tensor_table **own, const fvlm_tensor_table **table,
+                              fvlm_error *error)
+{
+    *own = NULL;
+    *table = source->table;
+    if (!source->config.fast_vlm)
+        return FVLM_OK;
+    const char *layout;
+    fvlm_status status = fvlm_tensor_table_create(own, error);
+    if (!status)
+        status = fvlm_checkpoint_read(*own, source->path, &layout, error);
+    *table = *own;
+    return status;
+}
+
+fvlm_status fvlm_model_folder_write(const fvlm_source *source, fvlm_replace_fn replace, void *user, const char *folder,
+                                    fvlm_error *error)
+{
+    fvlm_tensor_table *own;
+    const fvlm_tensor_table *table;
+    fvlm_status status = fvlm_model_folder_copy(source, folder, error);
+    if (!status)
+        status = open_named(source, &own, &table, error);
+    if (status)
+        return status;
+    size_t count = fvlm_tensor_table_count(table), made = 0;
+    fvlm_tensor *tensors = fvlm_calloc(count + 1, sizeof *tensors);
+    void **copies = fvlm_calloc(count + 1, sizeof *copies);
+    if (!tensors || !copies)
+        status = fvlm_fail_memory(error);
+    for (size_t i = 0; i < count && !status; i++) {
+        fvlm_tensor *tensor = &tensors[i];
+        *tensor = *fvlm_tensor_table_at(table, i);
+        char name[FVLM_MAX_NAME];
+        bool renamed = own && fvlm_rename_fast_vlm(tensor->name, name, sizeof name);
+        size_t bytes = fvlm_dtype_bytes(tensor->type);
+        if (bytes == 0) {
+            status = fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
+                               "%s is stored as %s, which a checkpoint of safetensors cannot hold: start from a model "
+                               "in a float type",
+                               tensor->name, fvlm_dtype_name(tensor->type));
+            break;
+        }
+        const float *values = replace(user, renamed ? name : tensor->name, tensor);
+        if (!values)
+            continue;
+        copies[made] = converted(values, tensor->bytes / bytes, tensor->type);
+        if (!copies[made])
+            status = fvlm_fail_memory(error);
+        tensor->data = copies[made++];
+    }
+    char *path = fvlm_path_join(folder, "model.safetensors");
+    if (!status && !path)
+        status = fvlm_fail_memory(error);
+    if (!status)
+        status = fvlm_safetensors_write(path, tensors, count, error);
+    for (size_t i = 0; i < made; i++)
+        free(copies[i]);
+    free((void *)copies);
+    free(tensors);
+    free(path);
+    fvlm_tensor_table_destroy(&own);
+    return status;
+}

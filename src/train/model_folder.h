@@ -1,0 +1,22 @@
+/* Writing a model as it came, with some of its tensors changed. */
+#ifndef FVLM_TRAIN_MODEL_FOLDER_H
+#define FVLM_TRAIN_MODEL_FOLDER_H
+
+#include "model/source.h"
+
+/* float32 values for the tensor that LLaVA checkpoints call `name`, of the size of `stored`; NULL: as it is. They stay
+ * valid until the next call. */
+typedef const float *(*fvlm_replace_fn)(void *user, const char *name, const fvlm_tensor *stored);
+
+/* Write config.json, the tokenizer's files and model.safetensors into `folder`, which is there: every tensor under its
+ * own name and in its own type. */
+fvlm_status fvlm_model_folder_write(const fvlm_source *source, fvlm_replace_fn replace, void *user, const char *folder,
+                                    fvlm_error *error);
+
+/* The small files alone. */
+fvlm_status fvlm_model_folder_copy(const fvlm_source *source, const char *folder, fvlm_error *error);
+/* Write `bytes` of data as folder/name, put in place only when it is whole. */
+fvlm_status fvlm_folder_file_write(const char *folder, const char *name, const char *data, size_t bytes,
+                                   fvlm_error *error);
+
+#endif
