@@ -421,7 +421,7 @@ static char *checkpoint_path(const fvlm_trainer *trainer, long long step, const 
 }
 
 struct numbers {
-    long long newest, keep_from; /* -1: none */
+    long long newest; /* -1: none */
     long long *all;
     size_t count, capacity;
     bool failed;
