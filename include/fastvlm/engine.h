@@ -15,7 +15,7 @@ extern "C" {
 
 typedef struct fvlm_engine fvlm_engine;
 
-typedef enum fvlm_precision { /* arithmetic of the vision tower */
+typedef enum fvlm_precision { /* of the tower, and of inputs of the decoder's layers */
                               FVLM_PRECISION_FP32 = 0,
                               FVLM_PRECISION_BF16,
                               FVLM_PRECISION_INT8,
