@@ -51,10 +51,12 @@ NOT_SUPERVISED, PICTURE = -100, -200
 
 
 def probe(values):
-    """L2 norm of an array, and its products with two vectors that have no period in common with it."""
+    """L2 norm of an array, and in millionths of it the products with two vectors that have no period in common."""
     values = np.asarray(values, np.float64).ravel()
     at = np.arange(1, values.size + 1)
-    return [float(f"{x:.6g}") for x in (np.linalg.norm(values), values @ np.sin(at), values @ np.cos(math.pi * at**1.5))]
+    norm = np.linalg.norm(values)
+    products = values @ np.sin(at), values @ np.cos(math.pi * at**1.5)
+    return [float(f"{norm:.6g}"), *(round(1e6 * product / norm) for product in products)]
 
 
 def rows(tokenizer, sample):
@@ -150,7 +152,7 @@ class Training:
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             optimizer.step()
-            steps.append({"loss": loss.item(), "grad_norm": norm.item(), "lr": rate})
+            steps.append({"loss": round(loss.item(), 6), "grad_norm": round(norm.item(), 6), "lr": rate})
         return steps, {name: probe(value.detach()) for name, value in self.named().items()}
 
 
