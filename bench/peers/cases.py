@@ -25,7 +25,7 @@ class Peer:
     spec: dict
     run: str = "encode"
     arguments: list = dataclasses.field(default_factory=list)
-    rounds: int = 99  # at most: for what takes a minute
+    rounds: int | None = None  # at most so many, and no warming up: for what takes a minute
 
 
 @dataclasses.dataclass

@@ -103,14 +103,14 @@ class Worker:
     """A peer's process."""
 
     def __init__(self, peer, options, prompt_tokens):
-        self.peer = peer
+        self.peer, self.prompt_tokens = peer, prompt_tokens
         names = {"PIXELS": str(options.cache / "pixels.npy"), "PROMPT_TOKENS": prompt_tokens, "DECODED": DECODED}
         self.request = {"run": peer.run, "arguments": [names.get(a, a) for a in peer.arguments]}
         spec = {**peer.spec, "threads": options.threads, "model": str(options.model), "cache": str(options.cache)}
         spec["side"] = options.side
         line = [sys.executable, HERE / "worker.py", json.dumps(spec)]
         log = open(options.cache / "peers.log", "a")
-        self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/")
+        self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         self.about = self.reply()
 
     def reply(self):
@@ -124,15 +124,18 @@ class Worker:
         return self.reply()
 
     def measure(self):
+        if self.peer.run != "decode":
+            return self.ask(self.request)
+        self.ask({"run": "prefill", "arguments": [self.prompt_tokens]})  # from the same place each time
         reply = self.ask(self.request)
-        return {**reply, "ms": reply["ms"] / (DECODED if self.peer.run == "decode" else 1)}
+        return {**reply, "ms": reply["ms"] / DECODED}
 
-    def warm_up(self, options, prompt_tokens, features):
+    def warm_up(self, options, features):
         """Run everything once before it counts; a tower's features have to be those of ours. Returns how far off."""
-        if self.peer.run == "decode":
-            self.ask({"run": "prefill", "arguments": [prompt_tokens]})
-        if self.request["arguments"] != [str(options.cache / "pixels.npy")]:
-            return None if self.peer.rounds < 5 else self.measure() and None
+        if "PIXELS" not in self.peer.arguments:
+            if self.peer.rounds is None:
+                self.measure()
+            return None
         path = options.cache / "features.npz"
         self.ask({**self.request, "save": str(path)})
         got = np.load(path)["features"]
@@ -154,10 +157,8 @@ def measure_round(number, case, ours, workers, sides):
         sides[side.label]["ms"].append(result[side.measure])
         sides[side.label]["bench"].append(result)
     for worker in workers:
-        if number < worker.peer.rounds:
+        if worker.peer.rounds is None or number < worker.peer.rounds:
             reply = worker.measure()
-            if worker.peer.run == "decode":  # from the same place each time
-                worker.ask({"run": "prefill", "arguments": [sides[case.ours[0].label]["bench"][0]["prompt_tokens"]]})
             sides[worker.peer.label]["ms"].append(reply["ms"])
             sides[worker.peer.label]["memory"] = reply["memory"]
 
@@ -175,7 +176,7 @@ def measure(case, ours, options):
         for peer in case.peers:
             worker = Worker(peer, options, prompt_tokens)
             workers.append(worker)
-            off = worker.warm_up(options, prompt_tokens, features)
+            off = worker.warm_up(options, features)
             sides[peer.label] = {"ours": False, "ms": [], **worker.about, "relative_l2": off}
         for number in range(options.rounds):
             measure_round(number, case, ours, workers, sides)
