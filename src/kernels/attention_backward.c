@@ -83,7 +83,7 @@ static void run_head(void *argument, size_t head, int thread)
     for (size_t query = 0; query < a->queries; query += QUERY_BLOCK) {
         size_t count = a->queries - query < QUERY_BLOCK ? a->queries - query : QUERY_BLOCK;
         size_t seen = a->causal ? keys - a->queries + query + count : keys; /* by the block's last query */
-        const float *q = a->q + query * a->q_stride + head * dim, *out = a->out + query * a->out_stride + head * dim;
+        const float *q = a->q + query * a->q_stride + head * dim;
         const float *dout = g->dout + query * g->dout_stride + head * dim;
         product(job, count, seen, dim, key_rows, dim, q, a->q_stride, p, keys, false);
         for (size_t i = 0; i < count; i++) {

@@ -29,13 +29,14 @@ static double reference_fp32(size_t rounds, float seeds[2])
 
 static float reference_read(const float *memory, size_t count)
 {
-    uint64_t words[8], sum[8] = {0}; /* integers, as compilers keep the order of float sums */
-    for (size_t at = 0; at < count; at += sizeof words / sizeof(*memory)) {
+    enum { WORDS = 8 };
+    uint64_t words[WORDS], sum[WORDS] = {0}; /* integers, as compilers keep the order of float sums */
+    for (size_t at = 0; at < count; at += WORDS * sizeof(uint64_t) / sizeof(float)) {
         memcpy(words, memory + at, sizeof words);
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < WORDS; i++)
             sum[i] += words[i];
     }
-    for (int i = 1; i < 8; i++)
+    for (int i = 1; i < WORDS; i++)
         sum[0] += sum[i];
     return (float)sum[0];
 }

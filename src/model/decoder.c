@@ -54,16 +54,22 @@ static void load_layer(fvlm_loader *loader, const fvlm_decoder_config *config, s
 #undef NAME
 }
 
-/* Let all of the decoder's layers round their inputs to `type`. */
-static void set_inputs(fvlm_decoder *decoder, fvlm_dtype type)
+/* Let a layer round its inputs to `type`, or to bf16 where its weights have more bits than 8-bit inputs are worth. */
+static void set_inputs(fvlm_matrix *matrix, fvlm_dtype type)
 {
-    decoder->head.inputs = type;
+    bool wide = fvlm_dtype_bytes(matrix->type) > 1;
+    matrix->inputs = type == FVLM_I8 && wide ? FVLM_BF16 : type;
+}
+
+static void set_all_inputs(fvlm_decoder *decoder, fvlm_dtype type)
+{
+    set_inputs(&decoder->head, type);
     for (size_t i = 0; i < decoder->config.layers; i++) {
         struct layer *layer = &decoder->layers[i];
         fvlm_matrix *const matrices[] = {&layer->q,    &layer->k,  &layer->v,   &layer->o,
                                          &layer->gate, &layer->up, &layer->down};
         for (size_t j = 0; j < sizeof matrices / sizeof matrices[0]; j++)
-            matrices[j]->inputs = type;
+            set_inputs(matrices[j], type);
     }
 }
 
@@ -88,7 +94,7 @@ fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *
     decoder->norm = fvlm_load_vector(loader, config->hidden, "model.norm.weight");
     for (size_t i = 0; i < config->layers && !loader->status; i++)
         load_layer(loader, config, i, &layers[i]);
-    set_inputs(decoder, inputs);
+    set_all_inputs(decoder, inputs);
     fvlm_rope_table(context, config->head_dim, config->rope_base, rope);
     return loader->status ? NULL : decoder;
 }
