@@ -17,8 +17,8 @@ if ! /usr/bin/python3 -m venv "$folder" || ! "$folder/bin/pip" install --quiet -
     echo "the clients of tools/requirements-clients.txt could not be installed: tests/clients will be skipped" >&2
     exit 1
 fi
-# Built from source: it needs a C++ compiler, and some minutes.
-if ! "$folder/bin/pip" install --quiet --disable-pip-version-check llama-cpp-python==0.3.36; then
+# Built from source, which takes some minutes; a machine that needs a quarter of an hour goes without.
+if ! timeout 900 "$folder/bin/pip" install --quiet --disable-pip-version-check llama-cpp-python==0.3.36; then
     echo "llama-cpp-python could not be built: the tests with llama.cpp will be skipped" >&2
 fi
 cp "$list" "$folder/installed.txt"
