@@ -16,17 +16,6 @@
 
 /* clang-format off */
 
-/* 16 bytes: q of 4 bits in them, looked up in a table of 16. */
-typedef __m128i vb;
-FVLM_INLINE vb vb_load(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
-FVLM_INLINE void vb_store(void *p, vb a) { _mm_storeu_si128((__m128i *)p, a); }
-FVLM_INLINE vb vb_low(vb a) { return _mm_and_si128(a, _mm_set1_epi8(15)); }
-FVLM_INLINE vb vb_high(vb a) { return _mm_and_si128(_mm_srli_epi16(a, 4), _mm_set1_epi8(15)); }
-FVLM_INLINE vb vb_lookup(vb table, vb index) { return _mm_shuffle_epi8(table, index); }
-/* The first 8 bytes of both in turns, and the last. */
-FVLM_INLINE vb vb_zip_first(vb a, vb b) { return _mm_unpacklo_epi8(a, b); }
-FVLM_INLINE vb vb_zip_last(vb a, vb b) { return _mm_unpackhi_epi8(a, b); }
-
 #if defined(__AVX512F__)
 
 enum { DOT_ROWS = 14 }; /* rows of a tile: 28 sums, 2 vectors of weights, 1 of activations */
