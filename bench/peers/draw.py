@@ -6,6 +6,7 @@ import argparse
 import json
 import pathlib
 import statistics
+import sys
 
 import table
 import work
@@ -18,6 +19,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 def middle(side, key):
     """The median of a member of bench's JSON."""
     return statistics.median(run[key] for run in side["bench"])
+
+
+def sides_of(cases):
+    return [side for side in SIDES if f"side-{side}" in cases]
 
 
 def draw_peers(results, out):
@@ -133,7 +138,7 @@ def draw_scaling(results, out):
     canvas = Canvas(860, 400, f"Vision tower over pixels and threads, {results['processor']}")
     legend(canvas, 20, 52, [(kind, COLOURS[kind]) for kind in PRECISIONS])
     times = {
-        kind: [(side, table.median(cases[f"side-{side}"]["sides"][f"fastvlm {kind}"])) for side in SIDES]
+        kind: [(side, table.median(cases[f"side-{side}"]["sides"][f"fastvlm {kind}"])) for side in sides_of(cases)]
         for kind in PRECISIONS
     }
     most, least = max(t for line in times.values() for _, t in line), min(t for line in times.values() for _, t in line)
@@ -178,7 +183,7 @@ def most_of(cases):
 def draw_memory(results, out):
     """The process's peak over the weights' size as stored."""
     rows, cases = [], results["cases"]
-    for side_px in SIDES:
+    for side_px in sides_of(cases):
         for label, side in cases[f"side-{side_px}"]["sides"].items():
             peak = middle(side, "peak_memory_bytes") / 1e6
             weights = middle(side, "weight_bytes") / 1e6
@@ -202,8 +207,19 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parents[1] / "docs")
     options = parser.parse_args()
     results = json.loads(options.results.read_text())
-    for draw in (draw_peers, draw_stages, draw_roofline, draw_scaling, draw_memory):
-        draw(results, options.out)
+    needed = {
+        draw_peers: ["tower-fp32"],
+        draw_stages: ["first-token", "encoder"],
+        draw_roofline: ["tower-fp32"],
+        draw_scaling: ["side-256", "side-512", "threads-1", "threads-2"],
+        draw_memory: ["side-1024"],
+    }
+    for draw, names in needed.items():
+        missing = [name for name in names if name not in results["cases"]]
+        if missing:
+            print(f"{draw.__name__}: left out, as there is no result of {', '.join(missing)}", file=sys.stderr)
+        else:
+            draw(results, options.out)
     table.put(results, options.out / "performance.md")
 
 
