@@ -105,7 +105,7 @@ def all_cases():
         several = [dataclasses.replace(precision(kind)) for kind in PRECISIONS]
         for ours in several:
             ours.arguments = [*ours.arguments, "--threads", str(threads)]
-        cases[f"threads-{threads}"] = Case(f"vision tower, {threads} threads", several)
+        cases[f"threads-{threads}"] = Case(f"vision tower, threads: {threads}", several)
     for side in SIDES:
         several = [Ours(f"fastvlm {kind}", ["--precision", kind, "--resolution", str(side)]) for kind in PRECISIONS]
         cases[f"side-{side}"] = Case(f"vision tower, {side} px", several)
