@@ -120,10 +120,10 @@ check-all)
     attempt run_check
     attempt run_full 4
     attempt run_asan 10
-    attempt run_arm64 12
     attempt run_wasm 3
-    attempt run_fuzz 8
+    attempt run_arm64 12
     attempt run_tsan 12
+    attempt run_fuzz 8
     attempt run_clients 30
     ;;
 asan | ubsan | tsan | fuzz | arm64 | wasm)
