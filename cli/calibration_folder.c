@@ -58,6 +58,7 @@ static fvlm_status add_sample(cli_calibration *calibration, const char *folder, 
     sample->turns[1].text = NULL;
     fvlm_status status =
         fvlm_template_render(cli_prompt.template_name, cli_prompt.system, sample->turns, 2, &rendered, error);
+    sample->turns[1].text = answer; /* which the prompt goes without */
     if (status)
         return status;
     prompt = fvlm_strdup(rendered);

@@ -157,8 +157,9 @@ def test_resuming_another_run_is_refused(whole, fastvlm, tmp_path):
     from_four = ["--resume-from", out / "checkpoint-4"]
     fastvlm(*arguments(data, tmp_path / "a", *RUN, *from_four, "--seed", "3")).failed(2, "another run", "seed")
     fastvlm(*arguments(data, tmp_path / "b", *RUN, *from_four, "--batch-size", "1")).failed(2, "batch_size")
-    fastvlm(*arguments(data, tmp_path / "c", *RUN, *from_four, "--tune", "llm,projector,vision", "--batch-norm",
-                       "running", "--max-steps", "10")).failed(2, "steps")
+    changes = {"vision,projector,llm": "llm,projector,vision", "batch": "running", "9": "10"}
+    changed = [changes.get(word, word) for word in RUN]
+    fastvlm(*arguments(data, tmp_path / "c", *changed, *from_four)).failed(2, "steps")
     broken = tmp_path / "broken"
     shutil.copytree(out / "checkpoint-4", broken)
     (broken / "optimizer.safetensors").write_bytes((broken / "optimizer.safetensors").read_bytes()[:-4])
