@@ -1,4 +1,5 @@
 """What the tests of the command line share: running the program, a small model, a place for files."""
+import contextlib
 import json
 import os
 import pathlib
@@ -6,7 +7,9 @@ import pty
 import re
 import select
 import shlex
+import signal
 import subprocess
+import termios
 import time
 
 import pytest
@@ -66,10 +69,28 @@ class Terminal:
     def send(self, text):
         os.write(self.handle, text.encode())
 
-    def end(self):
-        status = os.waitpid(self.process, 0)[1]
+    def type(self, text, seconds=30):
+        """Send to the line editor. It shows its prompt a moment before it takes the terminal over: a Ctrl-D of that
+        moment would be eaten by the terminal."""
+        end = time.monotonic() + seconds
+        while termios.tcgetattr(self.handle)[3] & termios.ICANON:
+            assert time.monotonic() < end, f"no line editor after {self.seen!r}"
+            time.sleep(0.005)
+        self.send(text)
+
+    def end(self, seconds=60):
+        """The exit code. What is still printed is read, so that nobody waits for a reader."""
+        end = time.monotonic() + seconds
+        while (ended := os.waitpid(self.process, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(self.process, signal.SIGKILL)
+                os.waitpid(self.process, 0)
+                pytest.fail(f"still running after {seconds} s: {self.seen!r}")
+            if select.select([self.handle], [], [], 0.02)[0]:
+                with contextlib.suppress(OSError):
+                    self.seen += os.read(self.handle, 65536).decode("utf-8", "replace")
         os.close(self.handle)
-        return os.waitstatus_to_exitcode(status)
+        return os.waitstatus_to_exitcode(ended[1])
 
 
 @pytest.fixture

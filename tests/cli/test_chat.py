@@ -116,26 +116,26 @@ def test_conversation_beyond_the_context(chat):
 def test_terminal(model, picture):
     terminal = Terminal("chat", "--model", model, *GREEDY)
     terminal.expect("> ")
-    terminal.send(f"/image {picture}\r")
+    terminal.type(f"/image {picture}\r")
     terminal.expect(r"goes with the next question")
     terminal.expect("> ")
-    terminal.send("What is thos\x7f\x7fis?\r")  # edited before it is sent
+    terminal.type("What is thos\x7f\x7fis?\r")  # edited before it is sent
     terminal.expect("> ")
-    terminal.send("/history\r")
+    terminal.type("/history\r")
     terminal.expect("user: <image>\r\nWhat is this\\?\r\nassistant: ")
     terminal.expect("> ")
-    terminal.send("\x04")
+    terminal.type("\x04")
     assert terminal.end() == 0
 
 
 def test_interrupt_stops_the_answer_not_the_chat(endless):
     terminal = Terminal(*endless)
     terminal.expect("> ")
-    terminal.send("Talk.\r")
+    terminal.type("Talk.\r")
     terminal.expect(r"\n.{40}")
     terminal.send("\x03")
     terminal.expect("\n> ")
-    terminal.send("/quit\r")
+    terminal.type("/quit\r")
     assert terminal.end() == 0
 
 
