@@ -17,7 +17,7 @@
 
 static char **data, **folders, *weights, *output, *tune, *batch_norm, *schedule, *dump_path, *labels_path, *resume_from;
 static char *adapter_only, *unfreeze_tower, *freeze_backbone, *checkpointing, *group_modality, *group_length;
-static char *lora;
+static char *lora, *bf16;
 static int lora_rank = 128;
 static double lora_alpha = 256, rate = 2e-5, projector_rate, vision_rate, epochs = 1, weight_decay, beta1 = 0.9,
               beta2 = 0.999, eps = 1e-8;
@@ -73,6 +73,7 @@ static const struct poptOption table[] = {
     {"max-grad-norm", '\0', POPT_ARG_DOUBLE | DEFAULT, &max_norm, 0, "Clip gradients to this norm; 0: not", "X"},
     {"gradient-checkpointing", '\0', POPT_ARG_STRING, &checkpointing, 0,
      "true: compute activations again instead of keeping them (default: false)", "BOOL"},
+    {"bf16", '\0', POPT_ARG_STRING | HIDDEN, &bf16, 0, NULL, NULL},
     {"seed", '\0', POPT_ARG_LONGLONG | DEFAULT, &seed, 0, "Of the order of samples", "N"},
     {"no-shuffle", '\0', POPT_ARG_NONE, &no_shuffle, 0, "Take samples in the order of the files", NULL},
     {"group-by-length", '\0', POPT_ARG_STRING, &group_length, 0, "true: batches of samples of about the same length",
@@ -253,6 +254,12 @@ static bool read_options(fvlm_train_options *train, double **list)
         cli_usage_error(&usage, "--batch-norm '%s' is neither running nor batch", batch_norm);
         return false;
     }
+    bool halves = false;
+    if (!read_bool("bf16", bf16, &halves))
+        return false;
+    static char name[] = "bf16";
+    if (halves && !cli_model.precision)
+        cli_model.precision = name;
     train->batch_statistics = batch_norm && strcmp(batch_norm, "batch") == 0;
     bool fine = read_bool("gradient-checkpointing", checkpointing, &train->gradient_checkpointing) &&
                 read_bool("group-by-length", group_length, &train->group_by_length) &&

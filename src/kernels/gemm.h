@@ -30,12 +30,13 @@ typedef struct fvlm_epilogue {
 void fvlm_linear(fvlm_pool *pool, const fvlm_matrix *w, const float *x, size_t m, size_t x_stride, float *y,
                  size_t y_stride, const fvlm_epilogue *epilogue);
 
-/* Backward of y = x W^T, for dy [m, w->rows]: dx[m, w->cols] = dy W, or that added to dx. No overlap. */
+/* Backward of y = x W^T, for dy [m, w->rows]: dx[m, w->cols] = dy W, or that added to dx. No overlap. Where W's inputs
+ * may be rounded to bf16, so may dy and W. */
 void fvlm_linear_backward_x(fvlm_pool *pool, const fvlm_matrix *w, const float *dy, size_t m, size_t dy_stride,
                             float *dx, size_t dx_stride, bool add);
-/* dw[rows, cols] += dy[m, rows]^T x[m, cols]. */
-void fvlm_linear_backward_w(fvlm_pool *pool, const float *dy, size_t m, size_t rows, size_t dy_stride, const float *x,
-                            size_t cols, size_t x_stride, float *dw);
+/* dw[rows, cols] += dy[m, rows]^T x[m, cols]; `inputs` F32 or BF16: what both may be rounded to. */
+void fvlm_linear_backward_w(fvlm_pool *pool, fvlm_dtype inputs, const float *dy, size_t m, size_t rows,
+                            size_t dy_stride, const float *x, size_t cols, size_t x_stride, float *dw);
 /* sums[c] += the sum over the rows of a[m, c] * b[m, c]; b NULL: 1. What a bias, and a factor for each channel, get. */
 void fvlm_column_sums(fvlm_pool *pool, const float *a, size_t a_stride, const float *b, size_t b_stride, size_t m,
                       size_t c, float *sums);

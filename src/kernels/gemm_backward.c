@@ -8,6 +8,7 @@
 
 #include "kernels/gemm.h"
 #include "kernels/gemm_block.h"
+#include "kernels/rounded.h"
 
 /* A task's panels are COLUMNS x DEPTH floats, 512 KB; as many again hold a block of dy turned on its side. */
 #define COLUMNS 256
@@ -115,6 +116,18 @@ static void run(fvlm_pool *pool, struct backward *job)
 void fvlm_linear_backward_x(fvlm_pool *pool, const fvlm_matrix *w, const float *dy, size_t m, size_t dy_stride,
                             float *dx, size_t dx_stride, bool add)
 {
+    if (fvlm_rounded_fits_backward(w->inputs) && m > 0 && w->rows > 0 && w->cols > 0) {
+        fvlm_rounded_multiply(pool, &(fvlm_rounded_product){.m = m,
+                                                            .n = w->cols,
+                                                            .k = w->rows,
+                                                            .a = dy,
+                                                            .a_stride = dy_stride,
+                                                            .b = w,
+                                                            .y = dx,
+                                                            .y_stride = dx_stride,
+                                                            .add = add});
+        return;
+    }
     struct backward job = {.w = w,
                            .dy = dy,
                            .dy_stride = dy_stride,
@@ -127,9 +140,23 @@ void fvlm_linear_backward_x(fvlm_pool *pool, const fvlm_matrix *w, const float *
     run(pool, &job);
 }
 
-void fvlm_linear_backward_w(fvlm_pool *pool, const float *dy, size_t m, size_t rows, size_t dy_stride, const float *x,
-                            size_t cols, size_t x_stride, float *dw)
+void fvlm_linear_backward_w(fvlm_pool *pool, fvlm_dtype inputs, const float *dy, size_t m, size_t rows,
+                            size_t dy_stride, const float *x, size_t cols, size_t x_stride, float *dw)
 {
+    if (fvlm_rounded_fits_backward(inputs) && m > 0 && rows > 0 && cols > 0) {
+        fvlm_matrix lying = {.type = FVLM_F32, .rows = m, .cols = x_stride, .data = x};
+        fvlm_rounded_multiply(pool, &(fvlm_rounded_product){.m = rows,
+                                                            .n = cols,
+                                                            .k = m,
+                                                            .a = dy,
+                                                            .a_stride = dy_stride,
+                                                            .turned = true,
+                                                            .b = &lying,
+                                                            .y = dw,
+                                                            .y_stride = cols,
+                                                            .add = true});
+        return;
+    }
     struct backward job = {.dy = dy,
                            .dy_stride = dy_stride,
                            .x = x,

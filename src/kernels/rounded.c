@@ -95,6 +95,11 @@ bool fvlm_rounded_fits(const fvlm_matrix *w, size_t m)
     return m > FVLM_GEMV_ROWS || (w->inputs == FVLM_I8 && step && FVLM_INT8_COLS % step == 0);
 }
 
+bool fvlm_rounded_fits_backward(fvlm_dtype inputs)
+{
+    return inputs == FVLM_BF16 && is_fast(inputs);
+}
+
 struct job {
     fvlm_pool *pool;
     const fvlm_linear_part *parts;

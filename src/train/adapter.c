@@ -162,7 +162,7 @@ static const float *merge_matrix(struct merger *merger, const fvlm_tensor *store
     for (size_t i = 0; i < rows; i++)
         for (size_t k = 0; k < rank; k++)
             turned[k * rows + i] = merger->scale * high[i * rank + k];
-    fvlm_linear_backward_w(merger->pool, turned, rank, rows, rows, low, cols, cols, w);
+    fvlm_linear_backward_w(merger->pool, FVLM_F32, turned, rank, rows, rows, low, cols, cols, w);
     merger->merged++;
     return w;
 }

@@ -336,8 +336,8 @@ static void run_loss(fvlm_language_pass *pass, const struct buffers *b, const fl
         fvlm_linear_backward_x(pass->pool, head, b->chunk, count, vocabulary, dgathered + first * hidden, hidden,
                                false);
         if (language->head->gradient)
-            fvlm_linear_backward_w(pass->pool, b->chunk, count, vocabulary, vocabulary, chunk_x, hidden, hidden,
-                                   language->head->gradient);
+            fvlm_linear_backward_w(pass->pool, head->inputs, b->chunk, count, vocabulary, vocabulary, chunk_x, hidden,
+                                   hidden, language->head->gradient);
     }
     for (size_t i = 0; i < targets; i++)
         pass->loss += b->losses[i];

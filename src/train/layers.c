@@ -66,7 +66,7 @@ void fvlm_linear_layer_backward(fvlm_pool *pool, const fvlm_linear_layer *layer,
 {
     const fvlm_matrix *w = &layer->weight->matrix;
     if (layer->weight->gradient)
-        fvlm_linear_backward_w(pool, dy, m, w->rows, w->rows, x, w->cols, w->cols, layer->weight->gradient);
+        fvlm_linear_backward_w(pool, w->inputs, dy, m, w->rows, w->rows, x, w->cols, w->cols, layer->weight->gradient);
     if (layer->bias && layer->bias->gradient)
         fvlm_column_sums(pool, dy, w->rows, NULL, 0, m, w->rows, layer->bias->gradient);
     if (dx)
@@ -74,10 +74,10 @@ void fvlm_linear_layer_backward(fvlm_pool *pool, const fvlm_linear_layer *layer,
     if (!layer->a)
         return;
     size_t rank = fvlm_linear_layer_rank(layer);
-    fvlm_linear_backward_w(pool, dy, m, w->rows, w->rows, low, rank, rank, layer->b->gradient);
+    fvlm_linear_backward_w(pool, w->inputs, dy, m, w->rows, w->rows, low, rank, rank, layer->b->gradient);
     fvlm_linear_backward_x(pool, &layer->b->matrix, dy, m, w->rows, dlow, rank, false);
     scale_floats(pool, dlow, m * rank, layer->scale);
-    fvlm_linear_backward_w(pool, dlow, m, rank, rank, x, w->cols, w->cols, layer->a->gradient);
+    fvlm_linear_backward_w(pool, w->inputs, dlow, m, rank, rank, x, w->cols, w->cols, layer->a->gradient);
     if (dx)
         fvlm_linear_backward_x(pool, &layer->a->matrix, dlow, m, rank, dx, w->cols, true);
 }

@@ -59,6 +59,7 @@ fvlm_status fvlm_network_create(fvlm_engine *engine, const fvlm_network_options 
     network->engine = engine;
     network->options = *options;
     network->parameters.trained = options->trained;
+    network->parameters.inputs = engine->precision == FVLM_PRECISION_FP32 ? FVLM_F32 : FVLM_BF16;
     network->parameters.arena = fvlm_arena_create();
     fvlm_loader loader = {.table = engine->source->table,
                           .arena = network->parameters.arena,

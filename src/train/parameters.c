@@ -110,6 +110,7 @@ fvlm_parameter *fvlm_parameter_matrix(fvlm_parameters *set, fvlm_loader *loader,
     parameter->part = part;
     parameter->count = rows * cols;
     parameter->matrix = matrix;
+    parameter->matrix.inputs = set->inputs;
     take_shape(parameter, fvlm_tensor_table_find(loader->table, name));
     if (!(set->trained & part))
         return parameter;
@@ -128,7 +129,8 @@ fvlm_parameter *fvlm_parameter_matrix(fvlm_parameters *set, fvlm_loader *loader,
         parameter->shape[1] = cols;
         parameter->stored_type = FVLM_F32;
     }
-    parameter->matrix = (fvlm_matrix){.type = FVLM_F32, .rows = rows, .cols = cols, .data = parameter->value};
+    parameter->matrix =
+        (fvlm_matrix){.type = FVLM_F32, .rows = rows, .cols = cols, .data = parameter->value, .inputs = set->inputs};
     return parameter;
 }
 
@@ -150,7 +152,8 @@ fvlm_parameter *fvlm_parameter_create(fvlm_parameters *set, fvlm_loader *loader,
     parameter->count = rows * cols;
     parameter->stored_type = FVLM_F32;
     make_trained(set, loader, parameter);
-    parameter->matrix = (fvlm_matrix){.type = FVLM_F32, .rows = rows, .cols = cols, .data = parameter->value};
+    parameter->matrix =
+        (fvlm_matrix){.type = FVLM_F32, .rows = rows, .cols = cols, .data = parameter->value, .inputs = set->inputs};
     return parameter;
 }
 

@@ -33,7 +33,8 @@ typedef struct fvlm_parameters {
     fvlm_arena *arena;
     fvlm_parameter **items; /* [count] */
     size_t count, capacity;
-    unsigned trained; /* parts */
+    unsigned trained;  /* parts */
+    fvlm_dtype inputs; /* of all matrices: F32, or BF16 for products of rounded numbers */
 } fvlm_parameters;
 
 /* Add the tensor `name` as a vector of `count` values, or "name.weight" as a matrix [rows, cols]. NULL and

@@ -17,6 +17,8 @@ EXPECTED = GOLDEN.expected if SHARED else json.loads((GOLDEN.folder / "training.
 SAMPLES = EXPECTED["train" if SHARED else "samples"]
 BAR = 1e-4  # relative L2
 LOSS_BAR = 1e-4
+BF16_BAR = 0.05
+BF16_LOSS_BAR = 1e-2
 NORM_BAR = 1e-3
 # Keys' biases hardly change what a layer does, in the slow rotary dimensions not at all: those gradients are rounding,
 # which AdamW makes as large as any other step. PyTorch's own float32 steps end 1.3e-4 from its float64 ones.
@@ -127,3 +129,18 @@ def test_labels(tmp_path):
     train("--dump-labels", out)
     got = [json.loads(line) for line in out.read_text().splitlines()]
     assert got == [{key: sample[key] for key in ("input_ids", "labels")} for sample in SAMPLES]
+
+
+def test_bf16_gradients(tmp_path):
+    """Products of rounded numbers move each gradient a little."""
+    gradients, losses = {}, {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / f"{precision}.safetensors"
+        answer = train("--tune", "projector,llm", "--precision", precision, "--dump-grads", out, "--json")
+        gradients[precision], losses[precision] = read_safetensors(out), json.loads(answer)["loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], abs=BF16_LOSS_BAR)
+    errors = [
+        float(np.linalg.norm(gradients["bf16"][name] - value) / np.linalg.norm(value))
+        for name, value in gradients["fp32"].items()
+    ]
+    assert 1e-3 < max(errors) <= BF16_BAR

@@ -11,6 +11,7 @@
 #include "kernels/gemm.h"
 #include "kernels/loss.h"
 #include "kernels/norm.h"
+#include "matrices.h"
 
 #define STEP 1e-2
 #define BAR 2e-3 /* of the gradient's norm: the second order of the step, and float32 */
@@ -122,11 +123,63 @@ static void check_linear(void)
         check_slope("linear x, added", linear_loss, &c, c.x, dx, m * c.x_stride - 3);
         if (type == FVLM_F32) {
             float *dw = zeros(rows * cols), *dw_again = zeros(rows * cols);
-            fvlm_linear_backward_w(harness_pool(1), c.weights, m, rows, rows, c.x, cols, c.x_stride, dw);
-            fvlm_linear_backward_w(harness_pool(3), c.weights, m, rows, rows, c.x, cols, c.x_stride, dw_again);
+            fvlm_linear_backward_w(harness_pool(1), FVLM_F32, c.weights, m, rows, rows, c.x, cols, c.x_stride, dw);
+            fvlm_linear_backward_w(harness_pool(3), FVLM_F32, c.weights, m, rows, rows, c.x, cols, c.x_stride,
+                                   dw_again);
             equal("dw on three threads", dw, dw_again, rows * cols);
             check_slope("linear w", linear_loss, &c, (float *)(uintptr_t)c.w.data, dw, rows * cols);
         }
+    }
+}
+
+/* The same products of numbers rounded to bf16, which slopes are too coarse for, against sums in double precision. */
+static void check_rounded(void)
+{
+    static const fvlm_dtype types[] = {FVLM_F32, FVLM_BF16, FVLM_F16, FVLM_MLX4, FVLM_Q8_0, FVLM_Q4_K};
+    fvlm_dtype type = types[harness_random() % 6];
+    bool deep = harness_random() % 5 == 0; /* more than one part of the depth */
+    size_t m = harness_between(1, deep ? 20 : 150), rows = harness_between(1, deep ? 6000 : 150);
+    size_t cols = random_cols(type, deep ? 60 : 300);
+    fvlm_matrix w = random_matrix(type, rows, cols);
+    w.inputs = FVLM_BF16;
+    size_t dy_stride = rows + harness_between(0, 5), x_stride = cols + harness_between(0, 5);
+    float *dy = harness_floats((m - 1) * dy_stride + rows, 1), *x = harness_floats((m - 1) * x_stride + cols, 1);
+    float *dx_start = harness_floats(m * cols, 1), *dw_start = harness_floats(rows * cols, 1);
+    float *dx_expected = harness_output(m * cols), *dw_expected = harness_output(rows * cols);
+    float *row = harness_output(cols);
+    double *sums = harness_bytes(m * cols * sizeof *sums);
+    for (size_t i = 0; i < m * cols; i++)
+        sums[i] = dx_start[i];
+    for (size_t r = 0; r < rows; r++) {
+        fvlm_matrix_row(&w, r, row);
+        for (size_t c = 0; c < cols; c++) {
+            double sum = dw_start[r * cols + c], weight = fvlm_float_from_bf16(fvlm_bf16_from_float(row[c]));
+            for (size_t i = 0; i < m; i++) {
+                double d = fvlm_float_from_bf16(fvlm_bf16_from_float(dy[i * dy_stride + r]));
+                sums[i * cols + c] += d * weight;
+                sum += d * fvlm_float_from_bf16(fvlm_bf16_from_float(x[i * x_stride + c]));
+            }
+            dw_expected[r * cols + c] = (float)sum;
+        }
+    }
+    for (size_t i = 0; i < m * cols; i++)
+        dx_expected[i] = (float)sums[i];
+    HARNESS_LEVELS(level)
+    {
+        float *dx = harness_output(m * cols), *dw = harness_output(rows * cols);
+        for (int threads = 3; threads >= 1; threads -= 2) {
+            float *dx_again = threads == 1 ? harness_output(m * cols) : dx;
+            float *dw_again = threads == 1 ? harness_output(rows * cols) : dw;
+            memcpy(dx_again, dx_start, m * cols * sizeof *dx);
+            memcpy(dw_again, dw_start, rows * cols * sizeof *dw);
+            fvlm_linear_backward_x(harness_pool(threads), &w, dy, m, dy_stride, dx_again, cols, true);
+            fvlm_linear_backward_w(harness_pool(threads), FVLM_BF16, dy, m, rows, dy_stride, x, cols, x_stride,
+                                   dw_again);
+            equal("rounded dx on one thread", dx, dx_again, m * cols);
+            equal("rounded dw on one thread", dw, dw_again, rows * cols);
+        }
+        harness_near("rounded dx", dx_expected, dx, m * cols, (harness_tolerance){2e-6 * sqrt((double)rows), 1e-5});
+        harness_near("rounded dw", dw_expected, dw, rows * cols, (harness_tolerance){2e-6 * sqrt((double)m), 1e-5});
     }
 }
 
@@ -483,11 +536,70 @@ static void check_cross_entropy(void)
     }
 }
 
+/* A feed-forward layer of the 0.5B model for a picture and its text. */
+struct rounded_bench {
+    fvlm_matrix w;
+    float *dy, *x, *dx, *dw;
+    size_t m;
+};
+
+static void run_dx(void *argument)
+{
+    struct rounded_bench *b = argument;
+    fvlm_linear_backward_x(harness_pool(1), &b->w, b->dy, b->m, b->w.rows, b->dx, b->w.cols, false);
+}
+
+static void run_dw(void *argument)
+{
+    struct rounded_bench *b = argument;
+    fvlm_linear_backward_w(harness_pool(1), FVLM_BF16, b->dy, b->m, b->w.rows, b->w.rows, b->x, b->w.cols, b->w.cols,
+                           b->dw);
+}
+
+static void run_forward(void *argument)
+{
+    struct rounded_bench *b = argument;
+    fvlm_linear(harness_pool(1), &b->w, b->x, b->m, b->w.cols, b->dy, b->w.rows, NULL);
+}
+
+static void bench_rounded(void)
+{
+    static const struct {
+        fvlm_dtype type;
+        size_t rows, cols;
+    } cases[] = {{FVLM_BF16, 4864, 896}, {FVLM_F32, 4864, 128}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct rounded_bench b = {.w = random_matrix(cases[i].type, cases[i].rows, cases[i].cols), .m = 333};
+        size_t rows = cases[i].rows, cols = cases[i].cols;
+        b.w.inputs = FVLM_BF16;
+        b.dy = harness_floats(b.m * rows, 1);
+        b.x = harness_floats(b.m * cols, 1);
+        b.dx = harness_output(b.m * cols);
+        b.dw = zeros(rows * cols);
+        HARNESS_LEVELS(level)
+        {
+            char what[3][100];
+            double flops = 2.0 * (double)(b.m * rows * cols);
+            const char *const names[] = {"y", "dx", "dw"};
+            for (int k = 0; k < 3; k++)
+                snprintf(what[k], sizeof what[k], "%s %s %zu x %zu", names[k], fvlm_dtype_name(b.w.type), rows, cols);
+            harness_bench(what[0], flops, 0, run_forward, &b);
+            harness_bench(what[1], flops, 0, run_dx, &b);
+            harness_bench(what[2], flops, 0, run_dw, &b);
+        }
+    }
+}
+
 static const harness_test tests[] = {
-    {"linear", 25, check_linear, NULL},          {"column sums", 10, check_column_sums, NULL},
-    {"activations", 5, check_activations, NULL}, {"norms", 10, check_norms, NULL},
-    {"depthwise", 30, check_depthwise, NULL},    {"stem", 10, check_stem, NULL},
-    {"attention", 20, check_attention, NULL},    {"cross-entropy", 10, check_cross_entropy, NULL},
+    {"linear", 25, check_linear, NULL},
+    {"rounded", 40, check_rounded, bench_rounded},
+    {"column sums", 10, check_column_sums, NULL},
+    {"activations", 5, check_activations, NULL},
+    {"norms", 10, check_norms, NULL},
+    {"depthwise", 30, check_depthwise, NULL},
+    {"stem", 10, check_stem, NULL},
+    {"attention", 20, check_attention, NULL},
+    {"cross-entropy", 10, check_cross_entropy, NULL},
 };
 
 int main(int argc, char **argv)
