@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "answer.h"
+#include "base/cpu.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/system.h"
@@ -22,7 +23,7 @@ static int lora_rank = 128;
 static double lora_alpha = 256, rate = 2e-5, projector_rate, vision_rate, epochs = 1, weight_decay, beta1 = 0.9,
               beta2 = 0.999, eps = 1e-8;
 static double max_norm = 1, warmup_ratio = 0.03;
-static int batch_size = 1, accumulation = 1, save_steps = 500, keep, bad_samples;
+static int batch_size = 1, accumulation = 1, save_steps = 500, keep, bad_samples, zero = 1;
 static int decay_all, no_shuffle, resume, quiet, as_json;
 static long long max_steps, warmup_steps, seed = 42;
 
@@ -74,6 +75,8 @@ static const struct poptOption table[] = {
     {"gradient-checkpointing", '\0', POPT_ARG_STRING, &checkpointing, 0,
      "true: compute activations again instead of keeping them (default: false)", "BOOL"},
     {"bf16", '\0', POPT_ARG_STRING | HIDDEN, &bf16, 0, NULL, NULL},
+    {"zero", '\0', POPT_ARG_INT | DEFAULT, &zero, 0,
+     "With mpirun, what ranks keep in shares: 1 the optimiser's state, 2 gradients too, 3 weights too", "STAGE"},
     {"seed", '\0', POPT_ARG_LONGLONG | DEFAULT, &seed, 0, "Of the order of samples", "N"},
     {"no-shuffle", '\0', POPT_ARG_NONE, &no_shuffle, 0, "Take samples in the order of the files", NULL},
     {"group-by-length", '\0', POPT_ARG_STRING, &group_length, 0, "true: batches of samples of about the same length",
@@ -214,15 +217,25 @@ static bool read_schedule(fvlm_schedule *value)
     return false;
 }
 
+/* From any rank: nobody else knows. */
 static void print_notice(void *user, const char *text)
 {
     (void)user;
-    cli_error("skipped: %s", text);
+    fprintf(stderr, "fastvlm: skipped: %s\n", text);
 }
 
-static bool read_options(fvlm_train_options *train, double **list)
+static bool wants_to_stop(void *user)
+{
+    (void)user;
+    return cli_interrupted();
+}
+
+static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **list)
 {
     fvlm_train_defaults(train);
+    train->ranks = ranks;
+    train->zero = zero;
+    train->stop = wants_to_stop;
     train->data = (const char *const *)data;
     train->data_count = cli_count(data);
     train->folders = (const char *const *)folders;
@@ -300,42 +313,51 @@ static void draw(const fvlm_train_progress *p, double seconds, double remaining)
               seconds > 0 ? (double)p->tokens / seconds : 0, (int)(remaining / 60), (int)remaining % 60);
 }
 
-/* All steps, or up to an interrupt, which leaves a checkpoint. */
-static fvlm_status run(fvlm_trainer *trainer, FILE *log, fvlm_train_progress *progress, fvlm_error *error)
+/* All steps, or up to an interrupt, which leaves a checkpoint. The first rank writes the log: NULL elsewhere. */
+static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm_train_progress *progress,
+                       fvlm_error *error)
 {
     fvlm_trainer_progress(trainer, progress);
     long long first = progress->step;
     double start_ms = fvlm_clock_ms(), drawn_ms = 0;
     fvlm_status status = FVLM_OK;
-    while (status == FVLM_OK && progress->step < progress->steps && !cli_interrupted()) {
+    while (status == FVLM_OK && progress->step < progress->steps && !progress->stopped) {
         double step_ms = fvlm_clock_ms();
         status = fvlm_trainer_step(trainer, progress, error);
         if (status)
             break;
         double now = fvlm_clock_ms(), a_step = (now - start_ms) / 1000 / (double)(progress->step - first);
-        status = write_log(log, progress_json(progress, (now - step_ms) / 1000), error);
+        if (log)
+            status = write_log(log, progress_json(progress, (now - step_ms) / 1000), error);
+        status = fvlm_ranks_agree(ranks, status, error);
         if (now - drawn_ms >= 1000 || progress->step == progress->steps) {
             draw(progress, (now - step_ms) / 1000, a_step * (double)(progress->steps - progress->step));
             drawn_ms = now;
         }
         bool due = save_steps > 0 && progress->step % save_steps == 0;
-        if (status == FVLM_OK && (due || (cli_interrupted() && progress->step < progress->steps)))
+        if (status == FVLM_OK && (due || (progress->stopped && progress->step < progress->steps)))
             status = fvlm_trainer_save(trainer, error);
     }
     return status;
 }
 
-static fvlm_status train_model(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error)
+static fvlm_status train_model(fvlm_trainer *trainer, fvlm_ranks *ranks, fvlm_train_progress *progress,
+                               fvlm_error *error)
 {
-    fvlm_status status = fvlm_folder_create(output, error);
+    bool first = fvlm_ranks_index(ranks) == 0;
     char *path = fvlm_path_join(output, "log.jsonl");
-    FILE *log = status || !path ? NULL : fopen(path, "a");
-    if (status == FVLM_OK && !log)
-        status = fvlm_fail(error, FVLM_ERROR_IO, "cannot write %s", path ? path : "the log");
+    fvlm_status status = path ? FVLM_OK : fvlm_fail_memory(error);
+    if (status == FVLM_OK && first)
+        status = fvlm_folder_create(output, error);
+    FILE *log = status == FVLM_OK && first ? fopen(path, "a") : NULL;
+    if (status == FVLM_OK && first && !log)
+        status = fvlm_fail(error, FVLM_ERROR_IO, "cannot write %s", path);
+    status = fvlm_ranks_agree(ranks, status, error);
     cli_interrupt_catch();
     cli_terminate_catch();
+    cli_warning_catch();
     if (status == FVLM_OK)
-        status = run(trainer, log, progress, error);
+        status = run(trainer, ranks, log, progress, error);
     if (status == FVLM_OK && progress->step == progress->steps)
         status = fvlm_trainer_finish(trainer, error);
     if (log)
@@ -344,10 +366,34 @@ static fvlm_status train_model(fvlm_trainer *trainer, fvlm_train_progress *progr
     return status;
 }
 
-int cmd_train(int argc, const char **argv)
+/* Everything between the options and the result. */
+static fvlm_status run_command(fvlm_ranks *ranks, const fvlm_train_options *train, fvlm_train_progress *progress,
+                               double *loss, fvlm_error *error)
+{
+    fvlm_engine *engine = NULL;
+    fvlm_trainer *trainer = NULL;
+    if (cli_model.threads == 0 && fvlm_ranks_local(ranks) > 1) {
+        int threads = fvlm_cpu_count() / fvlm_ranks_local(ranks);
+        cli_model.threads = threads > 1 ? threads : 1;
+    }
+    fvlm_status status = cli_engine_open(&engine, error);
+    if (status == FVLM_OK)
+        status = fvlm_trainer_open(engine, train, &trainer, error);
+    status = fvlm_ranks_agree(ranks, status, error);
+    if (status == FVLM_OK && (resume_from || (resume && output)))
+        status = fvlm_trainer_resume(trainer, resume_from, error);
+    if (status == FVLM_OK)
+        status = labels_path ? fvlm_trainer_dump_labels(trainer, labels_path, error)
+                 : dump_path ? fvlm_trainer_dump_gradients(trainer, dump_path, loss, error)
+                             : train_model(trainer, ranks, progress, error);
+    fvlm_trainer_close(&trainer);
+    fvlm_engine_close(&engine);
+    return status;
+}
+
+static int train_command(int argc, const char **argv, fvlm_ranks *ranks)
 {
     int code;
-    take_underscores(argc, argv);
     if (!cli_parse(&usage, table, argc, argv, NULL, &code))
         return code;
     if (!data)
@@ -358,37 +404,37 @@ int cmd_train(int argc, const char **argv)
 
     fvlm_error error;
     fvlm_train_options train;
-    fvlm_engine *engine = NULL;
-    fvlm_trainer *trainer = NULL;
     fvlm_train_progress progress = {0};
     double *list = NULL, start_ms = fvlm_clock_ms(), loss = 0;
-    if (!read_options(&train, &list)) {
+    if (!read_options(ranks, &train, &list)) {
         free(list);
         return CLI_USAGE;
     }
-    fvlm_status status = cli_engine_open(&engine, &error);
-    if (status == FVLM_OK)
-        status = fvlm_trainer_open(engine, &train, &trainer, &error);
-    if (status == FVLM_OK && (resume_from || (resume && output)))
-        status = fvlm_trainer_resume(trainer, resume_from, &error);
-    if (status == FVLM_OK)
-        status = labels_path ? fvlm_trainer_dump_labels(trainer, labels_path, &error)
-                 : dump_path ? fvlm_trainer_dump_gradients(trainer, dump_path, &loss, &error)
-                             : train_model(trainer, &progress, &error);
-    bool stopped = status == FVLM_OK && !dump && progress.step < progress.steps;
+    fvlm_status status = run_command(ranks, &train, &progress, &loss, &error);
+    free(list);
+    if (status)
+        return cli_fail(&error);
     code = CLI_DONE;
-    if (status) {
-        code = cli_fail(&error);
-    } else if (as_json && !labels_path) {
+    if (as_json && !labels_path) {
         double seconds = (fvlm_clock_ms() - start_ms) / 1000;
         code = cli_print_json(dump_path ? json_pack("{sf}", "loss", loss) : progress_json(&progress, seconds));
     }
-    fvlm_trainer_close(&trainer);
-    fvlm_engine_close(&engine);
-    free(list);
-    if (stopped) {
-        cli_error("stopped after step %lld of %lld; --resume goes on", progress.step, progress.steps);
-        return CLI_FAILED;
-    }
+    if (dump || progress.step == progress.steps)
+        return code;
+    cli_error("stopped after step %lld of %lld; --resume goes on", progress.step, progress.steps);
+    return CLI_FAILED;
+}
+
+int cmd_train(int argc, const char **argv)
+{
+    fvlm_error error;
+    fvlm_ranks *ranks = NULL;
+    take_underscores(argc, argv);
+    if (fvlm_ranks_open(&ranks, &error))
+        return cli_fail(&error);
+    if (fvlm_ranks_index(ranks) > 0)
+        cli_silence();
+    int code = train_command(argc, argv, ranks);
+    fvlm_ranks_close(&ranks);
     return code;
 }

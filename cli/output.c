@@ -16,9 +16,12 @@
 
 static int write_error; /* errno of the first write to standard output that failed, or 0 */
 static volatile sig_atomic_t interrupted;
+static bool silent;
 
 void cli_error(const char *format, ...)
 {
+    if (silent)
+        return;
     fflush(stdout);
     va_list arguments;
     va_start(arguments, format);
@@ -40,8 +43,15 @@ static void note_write(bool fine)
         write_error = errno ? errno : EIO;
 }
 
+void cli_silence(void)
+{
+    silent = true;
+}
+
 void cli_print(const char *format, ...)
 {
+    if (silent)
+        return;
     va_list arguments;
     va_start(arguments, format);
     note_write(vfprintf(stdout, format, arguments) >= 0);
@@ -139,6 +149,13 @@ void cli_interrupt_catch(void)
 void cli_terminate_catch(void)
 {
     signal(SIGTERM, on_interrupt);
+}
+
+void cli_warning_catch(void)
+{
+#ifdef SIGUSR1
+    signal(SIGUSR1, on_interrupt);
+#endif
 }
 
 bool cli_interrupted(void)

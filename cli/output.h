@@ -29,10 +29,15 @@ json_t *cli_json_number(double value);
 /* Flush standard output; false, with the error printed, when something did not reach it. */
 bool cli_close_output(void);
 
+/* Print no results and no errors from here on: another process of the same run does. */
+void cli_silence(void);
+
 /* While caught, an interrupt (Ctrl-C) sets a flag; a second one ends the process. */
 void cli_interrupt_catch(void);
 /* The same for the request to end (SIGTERM), which clusters send before they kill. */
 void cli_terminate_catch(void);
+/* SIGUSR1 too: what batch systems send a while before they end a job, and mpirun passes on. */
+void cli_warning_catch(void);
 bool cli_interrupted(void);
 /* Back to the system's way. */
 void cli_interrupt_release(void);

@@ -8,6 +8,19 @@
 extern "C" {
 #endif
 
+/* The processes of a distributed run, as MPI numbers them. */
+typedef struct fvlm_ranks fvlm_ranks;
+
+/* Join the processes that mpirun or srun started; one where this process was started alone, or the build has no MPI. A
+ * process can do this once in its life. The caller owns *ranks. */
+FVLM_API fvlm_status fvlm_ranks_open(fvlm_ranks **ranks, fvlm_error *error);
+FVLM_API void fvlm_ranks_close(fvlm_ranks **ranks);
+FVLM_API int fvlm_ranks_count(const fvlm_ranks *ranks);
+FVLM_API int fvlm_ranks_index(const fvlm_ranks *ranks); /* from 0 */
+FVLM_API int fvlm_ranks_local(const fvlm_ranks *ranks); /* how many of them share this machine */
+/* Called by all ranks: the status of the lowest rank that failed, with its error; FVLM_OK where none did. */
+FVLM_API fvlm_status fvlm_ranks_agree(fvlm_ranks *ranks, fvlm_status status, fvlm_error *error);
+
 typedef enum fvlm_schedule { FVLM_SCHEDULE_COSINE, FVLM_SCHEDULE_LINEAR, FVLM_SCHEDULE_CONSTANT } fvlm_schedule;
 
 typedef struct fvlm_train_options {
@@ -38,8 +51,11 @@ typedef struct fvlm_train_options {
     long long warmup_steps; /* above 0: instead of the ratio */
     unsigned long long seed;
     bool shuffle, group_by_length, group_by_modality;
-    int max_bad_samples;                          /* that are skipped before the run fails */
-    int keep_checkpoints;                         /* 0: all */
+    int max_bad_samples;  /* that are skipped before the run fails */
+    int keep_checkpoints; /* 0: all */
+    fvlm_ranks *ranks;    /* share the run, each with batch_size samples of a batch; NULL: this process alone */
+    int zero; /* with several ranks, what is kept in shares: 1 the optimiser's state, 2 gradients, 3 values too */
+    bool (*stop)(void *user); /* asked once a step, of every rank: true ends the run after it; NULL: never */
     void (*notice)(void *user, const char *text); /* a sample was skipped; NULL: nobody listens */
     void *user;
 } fvlm_train_options;
@@ -62,7 +78,10 @@ typedef struct fvlm_train_progress {
     double rate;          /* learning rate that the step used */
     size_t tokens;        /* of the step, pictures' included */
     int skipped;          /* bad samples so far */
+    bool stopped;         /* some rank wants to stop */
 } fvlm_train_progress;
+
+/* With several ranks all functions of a trainer are called by all of them, and fail on all where one fails. */
 
 /* One step. A loss that is not finite is an error that names the batch. Not to be called when step == steps. */
 FVLM_API fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error);

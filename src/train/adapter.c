@@ -50,7 +50,7 @@ static fvlm_status write_config(const fvlm_source *source, size_t rank, double a
 
 /* LoRA's matrices, or everything else that was trained. */
 static fvlm_status write_tensors(const fvlm_source *source, const fvlm_parameters *parameters, bool adapters,
-                                 const char *path, fvlm_error *error)
+                                 fvlm_values_fn values, void *user, const char *path, fvlm_error *error)
 {
     fvlm_tensor *tensors = fvlm_calloc(parameters->count + 1, sizeof *tensors);
     fvlm_arena *names = fvlm_arena_create();
@@ -58,17 +58,18 @@ static fvlm_status write_tensors(const fvlm_source *source, const fvlm_parameter
     size_t count = 0;
     for (size_t i = 0; i < parameters->count && !status; i++) {
         const fvlm_parameter *parameter = parameters->items[i];
-        if (!parameter->first || (parameter->part == FVLM_PART_ADAPTER) != adapters)
+        if (!parameter->own || (parameter->part == FVLM_PART_ADAPTER) != adapters)
             continue;
         char name[FVLM_MAX_NAME + 64];
         if (adapters)
             peft_name(source, parameter->name, name, sizeof name);
         else
             snprintf(name, sizeof name, PEFT_PREFIX "%s", parameter->name);
-        tensors[count] = fvlm_parameter_tensor(parameter, parameter->value);
+        tensors[count] = fvlm_parameter_tensor(parameter, values(user, parameter));
         tensors[count].name = fvlm_arena_strdup(names, name);
-        if (!tensors[count++].name)
+        if (!tensors[count].name || !tensors[count].data)
             status = fvlm_fail_memory(error);
+        count++;
     }
     if (!status)
         status = adapters    ? fvlm_safetensors_write(path, tensors, count, error)
@@ -79,8 +80,8 @@ static fvlm_status write_tensors(const fvlm_source *source, const fvlm_parameter
     return status;
 }
 
-fvlm_status fvlm_adapter_write(const fvlm_source *source, const fvlm_parameters *parameters, double alpha,
-                               const char *folder, fvlm_error *error)
+fvlm_status fvlm_adapter_write(const fvlm_source *source, const fvlm_parameters *parameters, fvlm_values_fn values,
+                               void *user, double alpha, const char *folder, fvlm_error *error)
 {
     size_t rank = 0;
     for (size_t i = 0; i < parameters->count && rank == 0; i++)
@@ -92,9 +93,9 @@ fvlm_status fvlm_adapter_write(const fvlm_source *source, const fvlm_parameters 
     if (!status)
         status = write_config(source, rank, alpha, folder, error);
     if (!status)
-        status = write_tensors(source, parameters, true, adapter, error);
+        status = write_tensors(source, parameters, true, values, user, adapter, error);
     if (!status)
-        status = write_tensors(source, parameters, false, others, error);
+        status = write_tensors(source, parameters, false, values, user, others, error);
     free(adapter);
     free(others);
     return status;

@@ -9,8 +9,11 @@
 #include "model/source.h"
 #include "train/parameters.h"
 
+/* All values of a parameter, float32, valid until the adapter is written; NULL: out of memory. */
+typedef const float *(*fvlm_values_fn)(void *user, const fvlm_parameter *parameter);
+
 /* Write an adapter for the model `source` into `folder`, which is there. The values are float32. */
-fvlm_status fvlm_adapter_write(const fvlm_source *source, const fvlm_parameters *parameters, double alpha,
-                               const char *folder, fvlm_error *error);
+fvlm_status fvlm_adapter_write(const fvlm_source *source, const fvlm_parameters *parameters, fvlm_values_fn values,
+                               void *user, double alpha, const char *folder, fvlm_error *error);
 
 #endif

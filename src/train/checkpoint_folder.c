@@ -1,9 +1,11 @@
 /* A checkpoint's folder: a model (model_folder.h), or LoRA's files (adapter.h), and the state of the run.
  *
- *     optimizer.safetensors   value/NAME, first/NAME, second/NAME of what is trained, float32
+ *     optimizer.safetensors   value/NAME, first/NAME, second/NAME of what is trained
  *     trainer_state.json      where the run stands, and what has to be the same to go on
  *
- * The values are there once more because the model's may have been rounded.
+ * The values are there once more because the model's may have been rounded. Of several ranks each writes its shares, as
+ * optimizer-00001-of-00004.safetensors; any number of ranks reads them. Where no rank has the whole of what is to be
+ * saved, the first one puts it together from these files.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,42 +18,78 @@
 #include "train/trainer_state.h"
 
 #define MAX_STATE ((size_t)1 << 20)
+#define MAX_RANKS 65536
 
-/* What was trained in the place of the tensor `name`. */
-static const float *trained_values(void *user, const char *name, const fvlm_tensor *stored)
+static bool is_first(const fvlm_trainer *trainer)
 {
-    (void)stored;
-    const fvlm_parameter *parameter = fvlm_parameters_find(user, name);
-    return parameter && parameter->first ? parameter->value : NULL;
+    return fvlm_trainer_rank(trainer) == 0;
 }
 
-/* The optimiser's state. */
+/* The state of a parameter: arrays over its elements. */
 
-static const char *const state_kinds[] = {"value", "first", "second"};
-enum { STATE_KINDS = sizeof state_kinds / sizeof *state_kinds };
+struct array {
+    const char *kind;
+    void *data; /* [share / per] */
+    fvlm_dtype type;
+    size_t per; /* elements of the parameter for one of the array */
+};
+enum { MAX_ARRAYS = 8 };
 
-static float *state_of(const fvlm_parameter *parameter, int kind)
+static size_t arrays_of(const fvlm_parameter *parameter, struct array arrays[MAX_ARRAYS])
 {
-    return kind == 0 ? parameter->value : kind == 1 ? parameter->first : parameter->second;
+    size_t count = 0;
+    if (!parameter->own)
+        return 0;
+    arrays[count++] = (struct array){"value", parameter->own_value, FVLM_F32, 1};
+    if (!parameter->gradient) /* running statistics */
+        return count;
+    arrays[count++] = (struct array){"first", parameter->first, FVLM_F32, 1};
+    arrays[count++] = (struct array){"second", parameter->second, FVLM_F32, 1};
+    return count;
 }
 
-static fvlm_status write_optimizer(fvlm_trainer *trainer, const char *folder, fvlm_error *error)
+static size_t array_length(const struct array *array, size_t share)
+{
+    return (share + array->per - 1) / array->per;
+}
+
+/* The files of `ranks` ranks. */
+
+static char *state_path(const char *folder, int ranks, int rank)
+{
+    char name[64];
+    snprintf(name, sizeof name, "optimizer-%05d-of-%05d.safetensors", rank + 1, ranks);
+    return fvlm_path_join(folder, ranks == 1 ? "optimizer.safetensors" : name);
+}
+
+/* Write this rank's shares; with `kind` only arrays of this kind. */
+static fvlm_status write_shares(fvlm_trainer *trainer, const char *folder, const char *kind, fvlm_error *error)
 {
     const fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
-    fvlm_tensor *tensors = fvlm_calloc(STATE_KINDS * parameters->count + 1, sizeof *tensors);
+    int ranks = fvlm_trainer_ranks(trainer);
+    fvlm_tensor *tensors = fvlm_calloc(MAX_ARRAYS * parameters->count + 1, sizeof *tensors);
     fvlm_arena *names = fvlm_arena_create();
-    char *path = fvlm_path_join(folder, "optimizer.safetensors");
+    char *path = state_path(folder, ranks, fvlm_trainer_rank(trainer));
     fvlm_status status = tensors && names && path ? FVLM_OK : fvlm_fail_memory(error);
     size_t count = 0;
     for (size_t i = 0; i < parameters->count && !status; i++) {
         const fvlm_parameter *parameter = parameters->items[i];
-        /* Running statistics have a value of their own but no gradient, and so no moments. */
-        for (int kind = 0; parameter->first && kind < (parameter->gradient ? STATE_KINDS : 1) && !status; kind++) {
-            char name[FVLM_MAX_NAME + 16];
-            snprintf(name, sizeof name, "%s/%s", state_kinds[kind], parameter->name);
-            tensors[count] = fvlm_parameter_tensor(parameter, state_of(parameter, kind));
-            tensors[count].name = fvlm_arena_strdup(names, name);
-            if (!tensors[count++].name)
+        struct array arrays[MAX_ARRAYS];
+        size_t own = arrays_of(parameter, arrays);
+        for (size_t a = 0; a < own && !status; a++) {
+            char name[FVLM_MAX_NAME + 32];
+            if ((kind && strcmp(kind, arrays[a].kind) != 0) || (!parameter->gradient && !is_first(trainer)))
+                continue;
+            fvlm_tensor *tensor = &tensors[count++];
+            *tensor = fvlm_parameter_tensor(parameter, arrays[a].data);
+            if (ranks > 1 || arrays[a].per > 1) {
+                tensor->rank = 1;
+                tensor->shape[0] = array_length(&arrays[a], parameter->share);
+            }
+            tensor->type = arrays[a].type;
+            tensor->bytes = array_length(&arrays[a], parameter->share) * fvlm_dtype_bytes(arrays[a].type);
+            snprintf(name, sizeof name, "%s/%s", arrays[a].kind, parameter->name);
+            if (!(tensor->name = fvlm_arena_strdup(names, name)))
                 status = fvlm_fail_memory(error);
         }
     }
@@ -63,19 +101,147 @@ static fvlm_status write_optimizer(fvlm_trainer *trainer, const char *folder, fv
     return status;
 }
 
+/* The files of a run, opened. */
+struct share_files {
+    fvlm_tensor_table **tables; /* [count] */
+    int count;
+    const char *folder;
+    /* For values of whole parameters: */
+    const fvlm_parameters *parameters;
+    const char *kind;
+    fvlm_arena *arena; /* keeps all of them; NULL: `scratch` holds one */
+    float *scratch;
+    fvlm_status status;
+    fvlm_error *error;
+};
+
+static void close_files(struct share_files *files)
+{
+    for (int i = 0; files->tables && i < files->count; i++)
+        fvlm_tensor_table_destroy(&files->tables[i]);
+    free((void *)files->tables);
+    fvlm_arena_destroy(&files->arena);
+    fvlm_aligned_free(files->scratch);
+}
+
+static fvlm_status open_files(const char *folder, int ranks, struct share_files *files, fvlm_error *error)
+{
+    *files = (struct share_files){.count = ranks, .folder = folder, .error = error};
+    files->tables = fvlm_calloc((size_t)ranks, sizeof *files->tables);
+    fvlm_status status = files->tables ? FVLM_OK : fvlm_fail_memory(error);
+    for (int i = 0; i < ranks && !status; i++) {
+        char *path = state_path(folder, ranks, i);
+        status = path ? fvlm_tensor_table_create(&files->tables[i], error) : fvlm_fail_memory(error);
+        if (!status)
+            status = fvlm_safetensors_read(files->tables[i], path, error);
+        free(path);
+    }
+    return status;
+}
+
+/* Elements start .. start + share of an array of the parameter's, whichever files they are in. */
+static fvlm_status read_range(const struct share_files *files, const fvlm_parameter *parameter,
+                              const struct array *array, size_t start, size_t share, fvlm_error *error)
+{
+    size_t bytes = fvlm_dtype_bytes(array->type);
+    char name[FVLM_MAX_NAME + 32];
+    snprintf(name, sizeof name, "%s/%s", array->kind, parameter->name);
+    for (int i = 0; i < (parameter->gradient ? files->count : 1); i++) {
+        size_t first = 0, held = parameter->count;
+        if (parameter->gradient)
+            held = fvlm_share(parameter->count, files->count, i, &first);
+        const fvlm_tensor *tensor = fvlm_tensor_table_find(files->tables[i], name);
+        if (!tensor || tensor->type != array->type || tensor->bytes != array_length(array, held) * bytes)
+            return fvlm_fail(error, FVLM_ERROR_FORMAT,
+                             "%s does not fit: %s is missing or of another size; the run trained other parts, or had "
+                             "another optimiser",
+                             files->folder, name);
+        size_t from = start > first ? start : first;
+        size_t to = start + share < first + held ? start + share : first + held;
+        if (from < to)
+            memcpy((char *)array->data + (from - start) / array->per * bytes,
+                   (const char *)tensor->data + (from - first) / array->per * bytes,
+                   (to - from + array->per - 1) / array->per * bytes);
+    }
+    return FVLM_OK;
+}
+
+/* All values of a parameter, put together from the files. */
+static const float *assembled(struct share_files *files, const fvlm_parameter *parameter)
+{
+    float *to = files->arena ? fvlm_arena_alloc(files->arena, parameter->count, sizeof *to) : files->scratch;
+    if (!to) {
+        files->status = fvlm_fail_memory(files->error);
+        return NULL;
+    }
+    struct array array = {parameter->gradient ? files->kind : "value", to, FVLM_F32, 1};
+    files->status = read_range(files, parameter, &array, 0, parameter->count, files->error);
+    return files->status ? NULL : to;
+}
+
+/* Saving. */
+
+/* What the files of a model are to hold is in memory as a whole: no need for the shares' files. */
+static bool is_whole(const fvlm_trainer *trainer)
+{
+    return fvlm_trainer_ranks(trainer) == 1 || trainer->options.zero < 3;
+}
+
+static const float *adapter_values(void *user, const fvlm_parameter *parameter)
+{
+    struct share_files *files = user;
+    return files->tables ? assembled(files, parameter) : parameter->value;
+}
+
+/* What was trained in the place of the tensor `name`. */
+static const float *model_values(void *user, const char *name, const fvlm_tensor *stored)
+{
+    (void)stored;
+    struct share_files *files = user;
+    const fvlm_parameter *parameter = fvlm_parameters_find(files->parameters, name);
+    return !parameter || !parameter->own ? NULL : files->tables ? assembled(files, parameter) : parameter->value;
+}
+
+/* Write the model, from the shares' files in `shares` where it is not NULL. */
+static fvlm_status write_model(fvlm_trainer *trainer, const char *folder, const char *shares, fvlm_error *error)
+{
+    const fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
+    bool lora = trainer->options.lora_rank > 0;
+    struct share_files files = {.error = error};
+    fvlm_status status = shares ? open_files(shares, fvlm_trainer_ranks(trainer), &files, error) : FVLM_OK;
+    files.parameters = parameters;
+    files.kind = "value";
+    size_t most = 1;
+    for (size_t i = 0; i < parameters->count; i++)
+        most = parameters->items[i]->own && parameters->items[i]->count > most ? parameters->items[i]->count : most;
+    if (!status && shares && lora)
+        status = (files.arena = fvlm_arena_create()) ? FVLM_OK : fvlm_fail_memory(error);
+    else if (!status && shares)
+        status = (files.scratch = fvlm_aligned_alloc(most * sizeof(float))) ? FVLM_OK : fvlm_fail_memory(error);
+    if (!status && lora)
+        status = fvlm_adapter_write(trainer->engine->source, parameters, adapter_values, &files,
+                                    trainer->options.lora_alpha, folder, error);
+    else if (!status)
+        status = fvlm_model_folder_write(trainer->engine->source, model_values, &files, folder, error);
+    if (!status)
+        status = files.status;
+    close_files(&files);
+    return status;
+}
+
 /* What the rest of a run depends on. */
 static json_t *fingerprint(const fvlm_trainer *trainer)
 {
     const fvlm_train_options *o = &trainer->options;
-    return json_pack("{sI sI si si sI}", "steps", (json_int_t)trainer->steps, "samples",
-                     (json_int_t)fvlm_dataset_count(trainer->dataset), "batch_size", o->batch_size,
-                     "gradient_accumulation_steps", o->accumulation, "seed", (json_int_t)o->seed);
+    return json_pack("{sI sI si sI sI}", "steps", (json_int_t)trainer->steps, "samples",
+                     (json_int_t)fvlm_dataset_count(trainer->dataset), "batch_size", o->batch_size, "samples_of_a_step",
+                     (json_int_t)fvlm_trainer_step_samples(trainer), "seed", (json_int_t)o->seed);
 }
 
 static fvlm_status write_state(fvlm_trainer *trainer, const char *folder, fvlm_error *error)
 {
-    json_t *root = json_pack("{sI si so}", "step", (json_int_t)trainer->step, "skipped", trainer->skipped, "run",
-                             fingerprint(trainer));
+    json_t *root = json_pack("{sI si si so}", "step", (json_int_t)trainer->step, "skipped", trainer->skipped, "ranks",
+                             fvlm_trainer_ranks(trainer), "run", fingerprint(trainer));
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     fvlm_status status = text ? fvlm_folder_file_write(folder, "trainer_state.json", text, strlen(text), error)
@@ -86,21 +252,29 @@ static fvlm_status write_state(fvlm_trainer *trainer, const char *folder, fvlm_e
 
 fvlm_status fvlm_trainer_write(fvlm_trainer *trainer, const char *folder, bool state, fvlm_error *error)
 {
-    fvlm_status status = fvlm_folder_create(folder, error);
-    if (!status && trainer->options.lora_rank > 0)
-        status = fvlm_adapter_write(trainer->engine->source, fvlm_network_parameters(trainer->network),
-                                    trainer->options.lora_alpha, folder, error);
-    else if (!status)
-        status = fvlm_model_folder_write(trainer->engine->source, trained_values,
-                                         fvlm_network_parameters(trainer->network), folder, error);
-    if (!status && state)
-        status = write_optimizer(trainer, folder, error);
-    return !status && state ? write_state(trainer, folder, error) : status;
+    char *aside = fvlm_path_join(folder, "shares.part");
+    const char *shares = state ? folder : is_whole(trainer) ? NULL : aside;
+    fvlm_status status = aside ? fvlm_folder_create(state ? folder : aside, error) : fvlm_fail_memory(error);
+    status = fvlm_trainer_agree(trainer, status, error);
+    if (!status && shares)
+        status = fvlm_trainer_agree(trainer, write_shares(trainer, shares, state ? NULL : "value", error), error);
+    if (!status && is_first(trainer)) {
+        status = write_model(trainer, folder, is_whole(trainer) ? NULL : shares, error);
+        if (!status && state)
+            status = write_state(trainer, folder, error);
+    }
+    status = fvlm_trainer_agree(trainer, status, error);
+    if (!state && aside && is_first(trainer)) {
+        fvlm_error ignored;
+        fvlm_folder_remove(aside, &ignored);
+    }
+    free(aside);
+    return status;
 }
 
 /* Reading it back. */
 
-static fvlm_status read_state(fvlm_trainer *trainer, const char *folder, fvlm_error *error)
+static fvlm_status read_state(fvlm_trainer *trainer, const char *folder, int *ranks, fvlm_error *error)
 {
     char *path = fvlm_path_join(folder, "trainer_state.json");
     json_t *root = NULL, *run = fingerprint(trainer);
@@ -118,11 +292,15 @@ static fvlm_status read_state(fvlm_trainer *trainer, const char *folder, fvlm_er
     }
     json_int_t step = json_integer_value(json_object_get(root, "step"));
     json_int_t skipped = json_integer_value(json_object_get(root, "skipped"));
-    if (!status && (step < 0 || (uint64_t)step > trainer->steps || skipped < 0 || skipped > INT32_MAX))
-        status = fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: its step or count of skipped samples makes no sense", path);
+    json_int_t wrote = json_integer_value(json_object_get(root, "ranks"));
+    if (!status && (step < 0 || (uint64_t)step > trainer->steps || skipped < 0 || skipped > INT32_MAX || wrote < 1 ||
+                    wrote > MAX_RANKS))
+        status =
+            fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: its step, ranks or count of skipped samples makes no sense", path);
     if (!status) {
         trainer->step = (uint64_t)step;
         trainer->skipped = (int)skipped;
+        *ranks = (int)wrote;
     }
     json_decref(root);
     json_decref(run);
@@ -130,35 +308,30 @@ static fvlm_status read_state(fvlm_trainer *trainer, const char *folder, fvlm_er
     return status;
 }
 
-static fvlm_status read_optimizer(fvlm_trainer *trainer, const char *folder, fvlm_error *error)
+static fvlm_status read_shares(fvlm_trainer *trainer, const char *folder, int ranks, fvlm_error *error)
 {
     const fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
-    char *path = fvlm_path_join(folder, "optimizer.safetensors");
-    fvlm_tensor_table *table = NULL;
-    fvlm_status status = path ? fvlm_tensor_table_create(&table, error) : fvlm_fail_memory(error);
-    if (!status)
-        status = fvlm_safetensors_read(table, path, error);
+    struct share_files files;
+    fvlm_status status = open_files(folder, ranks, &files, error);
     for (size_t i = 0; i < parameters->count && !status; i++) {
         const fvlm_parameter *parameter = parameters->items[i];
-        for (int kind = 0; parameter->first && kind < (parameter->gradient ? STATE_KINDS : 1) && !status; kind++) {
-            char name[FVLM_MAX_NAME + 16];
-            snprintf(name, sizeof name, "%s/%s", state_kinds[kind], parameter->name);
-            const fvlm_tensor *tensor = fvlm_tensor_table_find(table, name);
-            if (!tensor || tensor->type != FVLM_F32 || tensor->bytes != parameter->count * sizeof(float))
-                status = fvlm_fail(error, FVLM_ERROR_FORMAT,
-                                   "%s does not fit: %s is missing or of another size; the run trained other parts",
-                                   path, name);
-            else
-                memcpy(state_of(parameter, kind), tensor->data, tensor->bytes);
-        }
+        struct array arrays[MAX_ARRAYS];
+        size_t count = arrays_of(parameter, arrays);
+        for (size_t a = 0; a < count && !status; a++)
+            status = read_range(&files, parameter, &arrays[a], parameter->start, parameter->share, error);
     }
-    fvlm_tensor_table_destroy(&table);
-    free(path);
+    close_files(&files);
     return status;
 }
 
 fvlm_status fvlm_trainer_read(fvlm_trainer *trainer, const char *folder, fvlm_error *error)
 {
-    fvlm_status status = read_optimizer(trainer, folder, error);
-    return status ? status : read_state(trainer, folder, error);
+    int ranks = 1;
+    fvlm_status status = read_state(trainer, folder, &ranks, error);
+    if (!status)
+        status = read_shares(trainer, folder, ranks, error);
+    status = fvlm_trainer_agree(trainer, status, error);
+    if (!status)
+        fvlm_shards_renew(fvlm_network_parameters(trainer->network));
+    return status;
 }

@@ -18,6 +18,7 @@
 #include "kernels/loss.h"
 #include "kernels/norm.h"
 #include "train/random.h"
+#include "train/shards.h"
 
 #define CHUNK_FLOATS ((size_t)1 << 25) /* of logits at a time: 128 MB */
 
@@ -37,6 +38,8 @@ struct fvlm_language {
     struct layer *layers;
     size_t rank; /* LoRA's; 0: none */
     float *rope; /* [positions, head_dim] */
+    fvlm_parameters *parameters;
+    size_t embedding_group, head_group, first_group; /* head's may be embedding's; the last: of layer 0 */
 };
 
 /* What a layer keeps for its backward pass, [rows, ...] each. */
@@ -89,9 +92,11 @@ static fvlm_linear_layer create_linear(fvlm_parameters *set, fvlm_loader *loader
     layer.b = fvlm_parameter_create(set, loader, FVLM_PART_ADAPTER, rows[which], lora->rank, "%s.lora_B.weight", name);
     layer.scale = lora->alpha / (float)lora->rank;
     /* Uniform within 1 / sqrt(inputs), as PEFT starts A (Kaiming with a = sqrt 5). */
-    for (size_t i = 0; !loader->status && i < layer.a->count; i++)
+    for (size_t i = 0; !loader->status && !set->measuring && i < layer.a->count; i++)
         layer.a->value[i] =
             (2 * fvlm_random_unit(lora->seed, index * LINEAR_COUNT + (size_t)which, i) - 1) / sqrtf((float)cols);
+    if (!loader->status && !set->measuring)
+        fvlm_parameter_keep(layer.a);
     return layer;
 }
 
@@ -107,15 +112,20 @@ fvlm_language *fvlm_language_create(fvlm_parameters *set, fvlm_loader *loader, c
         loader->status = fvlm_fail_memory(loader->error);
         return NULL;
     }
-    *made = (fvlm_language){.config = *config, .layers = layers, .rope = rope, .rank = lora->rank};
+    *made = (fvlm_language){.config = *config, .layers = layers, .rope = rope, .rank = lora->rank, .parameters = set};
     size_t hidden = config->hidden;
+    made->embedding_group = made->head_group = fvlm_parameters_group(set, loader, true);
     made->embedding =
         fvlm_parameter_matrix(set, loader, FVLM_PART_LANGUAGE, config->vocabulary, hidden, "model.embed_tokens");
+    if (fvlm_loader_has(loader, "lm_head.weight"))
+        made->head_group = fvlm_parameters_group(set, loader, true);
     made->head = fvlm_loader_has(loader, "lm_head.weight")
                      ? fvlm_parameter_matrix(set, loader, FVLM_PART_LANGUAGE, config->vocabulary, hidden, "lm_head")
                      : made->embedding;
     made->norm = fvlm_parameter_vector(set, loader, FVLM_PART_LANGUAGE, hidden, "model.norm.weight");
     for (size_t i = 0; i < config->layers && !loader->status; i++) {
+        size_t group = fvlm_parameters_group(set, loader, false);
+        made->first_group = i == 0 ? group : made->first_group;
         layers[i].attention_norm = fvlm_parameter_vector(set, loader, FVLM_PART_LANGUAGE, hidden,
                                                          "model.layers.%zu.input_layernorm.weight", i);
         layers[i].ffn_norm = fvlm_parameter_vector(set, loader, FVLM_PART_LANGUAGE, hidden,
@@ -369,6 +379,7 @@ void fvlm_language_begin(fvlm_language_pass *pass)
         for (size_t i = texts->starts[text]; i < texts->starts[text + 1]; i++)
             b.positions[i] = (int32_t)(i - texts->starts[text]);
     size_t hidden = pass->language->config.hidden;
+    fvlm_group_use(pass->language->parameters, pass->language->embedding_group, 0);
     for (size_t i = 0; i < texts->rows; i++)
         if (texts->tokens[i] >= 0)
             fvlm_matrix_row(&pass->language->embedding->matrix, (size_t)texts->tokens[i], pass->x + i * hidden);
@@ -379,18 +390,30 @@ void fvlm_language_run(fvlm_language_pass *pass, bool backward, bool input_gradi
     fvlm_language *language = pass->language;
     struct buffers b = buffers_of(pass);
     size_t layers = language->config.layers, hidden = language->config.hidden, rows = pass->texts->rows;
-    for (size_t i = 0; i < layers; i++)
+    fvlm_parameters *parameters = language->parameters;
+    for (size_t i = 0; i < layers; i++) {
+        fvlm_group_use(parameters, language->first_group + i, 1);
         layer_forward(pass, &b, &language->layers[i], &b.kept[pass->recompute ? 0 : i], b.inputs[i], b.inputs[i + 1]);
+    }
+    fvlm_group_use(parameters, language->head_group, 0);
+    fvlm_group_clear(parameters, language->head_group);
     run_loss(pass, &b, b.inputs[layers], backward);
     bool trained = language->embedding->gradient || language->rank > 0;
     if (!backward || !(trained || input_gradient))
         return;
+    bool tied = language->head_group == language->embedding_group;
+    if (!tied)
+        fvlm_group_sent(parameters, language->head_group);
     for (size_t i = layers; i-- > 0;) {
+        fvlm_group_reuse(parameters, language->first_group + i);
         const struct kept *kept = &b.kept[pass->recompute ? 0 : i];
         if (pass->recompute && i + 1 < layers) /* the last layer's is still there */
             layer_forward(pass, &b, &language->layers[i], kept, b.inputs[i], b.inputs[i + 1]);
         layer_backward(pass, &b, &language->layers[i], kept, b.inputs[i]);
+        fvlm_group_sent(parameters, language->first_group + i);
     }
+    if (!tied)
+        fvlm_group_clear(parameters, language->embedding_group);
     memcpy(pass->x, b.dx, rows * hidden * sizeof *b.dx);
     float *embedding = language->embedding->gradient;
     for (size_t i = 0; embedding && i < rows; i++) {
@@ -400,4 +423,23 @@ void fvlm_language_run(fvlm_language_pass *pass, bool backward, bool input_gradi
         for (size_t k = 0; k < hidden; k++)
             to[k] += b.dx[i * hidden + k];
     }
+    fvlm_group_sent(parameters, language->embedding_group);
+}
+
+void fvlm_language_pass_by(const fvlm_language *language, bool backward)
+{
+    fvlm_parameters *parameters = language->parameters;
+    size_t layers = language->config.layers;
+    fvlm_group_use(parameters, language->embedding_group, 0);
+    fvlm_groups_pass(parameters, language->first_group, layers, false);
+    fvlm_group_use(parameters, language->head_group, 0);
+    fvlm_group_clear(parameters, language->head_group);
+    if (!backward)
+        return;
+    if (language->head_group != language->embedding_group)
+        fvlm_group_sent(parameters, language->head_group);
+    fvlm_groups_pass(parameters, language->first_group, layers, true);
+    if (language->head_group != language->embedding_group)
+        fvlm_group_clear(parameters, language->embedding_group);
+    fvlm_group_sent(parameters, language->embedding_group);
 }

@@ -48,5 +48,7 @@ void fvlm_language_begin(fvlm_language_pass *pass);
 /* The loss, and with `backward` the gradients of its sum in what is trained, and in pass->x. `input_gradient` false:
  * nothing before the decoder is trained, so pass->x need not be right. */
 void fvlm_language_run(fvlm_language_pass *pass, bool backward, bool input_gradient);
+/* What stands for begin and run on a rank that has no text while others have some. */
+void fvlm_language_pass_by(const fvlm_language *language, bool backward);
 
 #endif

@@ -46,20 +46,27 @@ fvlm_status fvlm_model_folder_copy(const fvlm_source *source, const char *folder
     return status;
 }
 
-/* A copy of values [count] in a float type, for free(). NULL when out of memory. */
-static void *converted(const float *values, size_t count, fvlm_dtype type)
+/* Write values [count] in a float type, a run at a time. */
+static fvlm_status write_converted(fvlm_writer *writer, const float *values, size_t count, fvlm_dtype type,
+                                   fvlm_error *error)
 {
-    void *copy = fvlm_calloc(count, fvlm_dtype_bytes(type));
-    for (size_t i = 0; copy && i < count; i++) {
-        if (type == FVLM_F64)
-            ((double *)copy)[i] = (double)values[i];
-        else if (type == FVLM_F32)
-            ((float *)copy)[i] = values[i];
-        else
-            ((uint16_t *)copy)[i] =
-                type == FVLM_BF16 ? fvlm_bf16_from_float(values[i]) : fvlm_f16_from_float(values[i]);
+    enum { RUN = 4096 };
+    double run[RUN];
+    fvlm_status status = FVLM_OK;
+    for (size_t first = 0, n; first < count && !status; first += n) {
+        n = count - first < RUN ? count - first : RUN;
+        for (size_t i = 0; i < n; i++) {
+            float value = values[first + i];
+            if (type == FVLM_F64)
+                run[i] = (double)value;
+            else if (type == FVLM_F32)
+                ((float *)run)[i] = value;
+            else
+                ((uint16_t *)run)[i] = type == FVLM_BF16 ? fvlm_bf16_from_float(value) : fvlm_f16_from_float(value);
+        }
+        status = fvlm_writer_write(writer, run, n * fvlm_dtype_bytes(type), error);
     }
-    return copy;
+    return status;
 }
 
 /* The tensors under the names of the files; *own is to be destroyed where it is not NULL. */
@@ -88,40 +95,34 @@ fvlm_status fvlm_model_folder_write(const fvlm_source *source, fvlm_replace_fn r
         status = open_named(source, &own, &table, error);
     if (status)
         return status;
-    size_t count = fvlm_tensor_table_count(table), made = 0;
+    size_t count = fvlm_tensor_table_count(table);
     fvlm_tensor *tensors = fvlm_calloc(count + 1, sizeof *tensors);
-    void **copies = fvlm_calloc(count + 1, sizeof *copies);
-    if (!tensors || !copies)
+    char *path = fvlm_path_join(folder, "model.safetensors");
+    fvlm_writer *writer = NULL;
+    if (!tensors || !path)
         status = fvlm_fail_memory(error);
     for (size_t i = 0; i < count && !status; i++) {
-        fvlm_tensor *tensor = &tensors[i];
-        *tensor = *fvlm_tensor_table_at(table, i);
-        char name[FVLM_MAX_NAME];
-        bool renamed = own && fvlm_rename_fast_vlm(tensor->name, name, sizeof name);
-        size_t bytes = fvlm_dtype_bytes(tensor->type);
-        if (bytes == 0) {
+        tensors[i] = *fvlm_tensor_table_at(table, i);
+        if (fvlm_dtype_bytes(tensors[i].type) == 0)
             status = fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
                                "%s is stored as %s, which a checkpoint of safetensors cannot hold: start from a model "
                                "in a float type",
-                               tensor->name, fvlm_dtype_name(tensor->type));
-            break;
-        }
-        const float *values = replace(user, renamed ? name : tensor->name, tensor);
-        if (!values)
-            continue;
-        copies[made] = converted(values, tensor->bytes / bytes, tensor->type);
-        if (!copies[made])
-            status = fvlm_fail_memory(error);
-        tensor->data = copies[made++];
+                               tensors[i].name, fvlm_dtype_name(tensors[i].type));
     }
-    char *path = fvlm_path_join(folder, "model.safetensors");
-    if (!status && !path)
-        status = fvlm_fail_memory(error);
     if (!status)
-        status = fvlm_safetensors_write(path, tensors, count, error);
-    for (size_t i = 0; i < made; i++)
-        free(copies[i]);
-    free((void *)copies);
+        status = fvlm_safetensors_begin(path, "pt", tensors, count, &writer, error);
+    for (size_t i = 0; i < count && !status; i++) {
+        const fvlm_tensor *tensor = &tensors[i];
+        char name[FVLM_MAX_NAME];
+        bool renamed = own && fvlm_rename_fast_vlm(tensor->name, name, sizeof name);
+        const float *values = replace(user, renamed ? name : tensor->name, tensor);
+        status = values ? write_converted(writer, values, tensor->bytes / fvlm_dtype_bytes(tensor->type), tensor->type,
+                                          error)
+                        : fvlm_writer_write(writer, tensor->data, tensor->bytes, error);
+    }
+    if (!status)
+        status = fvlm_writer_commit(&writer, error);
+    fvlm_writer_abort(&writer);
     free(tensors);
     free(path);
     fvlm_tensor_table_destroy(&own);

@@ -9,6 +9,7 @@
 #include "kernels/activation.h"
 #include "kernels/gemm.h"
 #include "model/image_tokens.h"
+#include "train/shards.h"
 #include "train/tower.h"
 
 #define MAX_PROJECTOR_LAYERS 8
@@ -17,19 +18,27 @@ struct fvlm_network {
     fvlm_engine *engine;
     fvlm_network_options options;
     fvlm_parameters parameters;
-    fvlm_tower *tower; /* NULL: frozen, features come from the engine's */
+    fvlm_shards *shards; /* NULL: one process */
+    fvlm_tower *tower;   /* NULL: frozen, features come from the engine's */
     fvlm_linear_layer projector[MAX_PROJECTOR_LAYERS];
-    size_t projector_layers;
+    size_t projector_layers, projector_group;
     fvlm_language *language;
     fvlm_parameter *newline; /* model.image_newline, or NULL */
     float *memory;           /* [floats]: the workspace, as large as any batch so far needed */
     size_t floats;
 };
 
+/* Channels of a feature: what the tower's expansion makes of its last stage. */
+static size_t feature_width(const fvlm_network *network)
+{
+    return 2 * network->engine->config.vision.widths[FVLM_STAGES - 1];
+}
+
 static void create_projector(fvlm_network *network, fvlm_loader *loader)
 {
     const fvlm_config *config = &network->engine->config;
-    size_t width = fvlm_vision_width(network->engine->vision), hidden = config->decoder.hidden;
+    size_t width = feature_width(network), hidden = config->decoder.hidden;
+    network->projector_group = fvlm_parameters_group(&network->parameters, loader, false);
     network->projector_layers = config->projector_layers;
     if (config->projector_layers > MAX_PROJECTOR_LAYERS) {
         loader->status = fvlm_fail(loader->error, FVLM_ERROR_UNSUPPORTED, "a projector of %zu layers is too deep",
@@ -50,6 +59,38 @@ static void create_projector(fvlm_network *network, fvlm_loader *loader)
             fvlm_parameter_vector(&network->parameters, loader, FVLM_PART_PROJECTOR, hidden, "model.image_newline");
 }
 
+/* Everything that lives in the set; loader->status on failure. */
+static void create_parts(fvlm_network *network, fvlm_loader *loader)
+{
+    const fvlm_engine *engine = network->engine;
+    network->parameters.trained = network->options.trained;
+    network->parameters.inputs = engine->precision == FVLM_PRECISION_FP32 ? FVLM_F32 : FVLM_BF16;
+    network->parameters.arena = loader->arena = fvlm_arena_create();
+    if (!loader->arena)
+        loader->status = fvlm_fail_memory(loader->error);
+    if (!loader->status && network->options.trained & FVLM_PART_VISION)
+        network->tower = fvlm_tower_create(&network->parameters, loader, &engine->config.vision);
+    if (!loader->status)
+        create_projector(network, loader);
+    if (!loader->status)
+        network->language = fvlm_language_create(&network->parameters, loader, &engine->config.decoder, engine->context,
+                                                 &network->options.lora);
+}
+
+/* Count what is trained, and allocate the slots for it. */
+static void create_shards(fvlm_network *network, fvlm_loader *loader)
+{
+    fvlm_shards counting = {.ranks = network->options.ranks, .stage = network->options.stage};
+    network->parameters = (fvlm_parameters){.measuring = true, .shards = &counting};
+    create_parts(network, loader);
+    network->tower = NULL;
+    if (!loader->status)
+        loader->status =
+            fvlm_shards_create(counting.ranks, counting.stage, &network->parameters, &network->shards, loader->error);
+    fvlm_parameters_clear(&network->parameters);
+    network->parameters = (fvlm_parameters){.shards = network->shards};
+}
+
 fvlm_status fvlm_network_create(fvlm_engine *engine, const fvlm_network_options *options, fvlm_network **out,
                                 fvlm_error *error)
 {
@@ -58,24 +99,15 @@ fvlm_status fvlm_network_create(fvlm_engine *engine, const fvlm_network_options 
         return fvlm_fail_memory(error);
     network->engine = engine;
     network->options = *options;
-    network->parameters.trained = options->trained;
-    network->parameters.inputs = engine->precision == FVLM_PRECISION_FP32 ? FVLM_F32 : FVLM_BF16;
-    network->parameters.arena = fvlm_arena_create();
     fvlm_loader loader = {.table = engine->source->table,
-                          .arena = network->parameters.arena,
                           .pool = engine->pool,
                           .quantized_bits = engine->config.quantized_bits,
                           .quantized_group = engine->config.quantized_group,
                           .error = error};
-    if (!loader.arena)
-        loader.status = fvlm_fail_memory(error);
-    if (!loader.status && options->trained & FVLM_PART_VISION)
-        network->tower = fvlm_tower_create(&network->parameters, &loader, &engine->config.vision);
+    if (options->ranks && fvlm_ranks_count(options->ranks) > 1)
+        create_shards(network, &loader);
     if (!loader.status)
-        create_projector(network, &loader);
-    if (!loader.status)
-        network->language = fvlm_language_create(&network->parameters, &loader, &engine->config.decoder,
-                                                 engine->context, &options->lora);
+        create_parts(network, &loader);
     if (loader.status)
         fvlm_network_destroy(out);
     return loader.status;
@@ -86,8 +118,8 @@ void fvlm_network_destroy(fvlm_network **network)
     fvlm_network *old = *network;
     if (!old)
         return;
-    free(old->parameters.items);
-    fvlm_arena_destroy(&old->parameters.arena);
+    fvlm_parameters_clear(&old->parameters);
+    fvlm_shards_destroy(&old->shards);
     fvlm_aligned_free(old->memory);
     free(old);
     *network = NULL;
@@ -177,7 +209,7 @@ static void cut(struct batch *batch, fvlm_cutter *cutter)
 {
     const fvlm_network *network = batch->network;
     int threads = fvlm_pool_threads(network->engine->pool);
-    size_t hidden = network->engine->config.decoder.hidden, width = fvlm_vision_width(network->engine->vision);
+    size_t hidden = network->engine->config.decoder.hidden, width = feature_width(network);
     bool recompute = network->options.recompute;
     batch->pixels = fvlm_cut_items(cutter, batch->tiles, tile_bytes(network));
     if (network->tower) {
@@ -274,7 +306,7 @@ static const float *run_tower(struct batch *batch, const fvlm_tower_pass *pass, 
     fvlm_engine *engine = network->engine;
     if (network->tower)
         return fvlm_tower_forward(pass, update);
-    size_t floats = fvlm_engine_tile_tokens(engine) * fvlm_vision_width(engine->vision);
+    size_t floats = fvlm_engine_tile_tokens(engine) * feature_width(network);
     for (size_t tile = 0; tile < batch->tiles; tile++)
         fvlm_vision_forward(engine->vision, engine->pool, batch->pixels + tile * tile_bytes(network),
                             engine->config.vision.resolution, engine->workspace, batch->features + tile * floats, NULL,
@@ -321,11 +353,15 @@ static void run_batch(struct batch *batch, bool backward, fvlm_network_result *r
                              .batch_statistics = options->batch_statistics && backward,
                              .recompute = options->recompute,
                              .memory = batch->tower};
+    fvlm_parameters *parameters = &network->parameters;
     const float *features = NULL;
-    if (batch->tiles > 0) {
+    if (batch->tiles > 0)
         features = run_tower(batch, &tower, backward);
+    else if (network->tower)
+        fvlm_tower_pass_by(network->tower, false);
+    fvlm_group_use(parameters, network->projector_group, 1);
+    if (batch->tiles > 0)
         projector_forward(batch, features);
-    }
     fvlm_language_pass language = {.language = network->language,
                                    .pool = network->engine->pool,
                                    .texts = &batch->texts,
@@ -335,13 +371,34 @@ static void run_batch(struct batch *batch, bool backward, fvlm_network_result *r
     splice(batch, language.x);
     bool before = batch->tiles > 0 && options->trained & (FVLM_PART_VISION | FVLM_PART_PROJECTOR);
     fvlm_language_run(&language, backward, before);
+    if (backward)
+        fvlm_group_reuse(parameters, network->projector_group);
     if (backward && before) {
         splice_backward(batch, language.x);
         projector_backward(batch, features);
-        if (network->tower)
-            fvlm_tower_backward(&tower, batch->dfeatures);
     }
+    if (backward)
+        fvlm_group_sent(parameters, network->projector_group);
+    if (backward && network->tower && batch->tiles > 0)
+        fvlm_tower_backward(&tower, batch->dfeatures);
+    else if (backward && network->tower)
+        fvlm_tower_pass_by(network->tower, true);
     *result = (fvlm_network_result){language.loss, language.targets, batch->texts.rows};
+}
+
+/* The same on a rank that has no sample. */
+static void pass_by(fvlm_network *network, bool backward)
+{
+    fvlm_parameters *parameters = &network->parameters;
+    if (network->tower)
+        fvlm_tower_pass_by(network->tower, false);
+    fvlm_group_use(parameters, network->projector_group, 1);
+    fvlm_language_pass_by(network->language, backward);
+    if (!backward)
+        return;
+    fvlm_groups_pass(parameters, network->projector_group, 1, true);
+    if (network->tower)
+        fvlm_tower_pass_by(network->tower, true);
 }
 
 fvlm_status fvlm_network_run(fvlm_network *network, const fvlm_sample *samples, size_t count, bool backward,
@@ -362,9 +419,14 @@ fvlm_status fvlm_network_run(fvlm_network *network, const fvlm_sample *samples, 
     size_t row = 0;
     for (size_t i = 0; !status && i < count; i++) /* the longest text decides about attention's workspace */
         batch.starts[i + 1] = row += samples[i].count;
-    if (!status)
+    if (!status && count > 0)
         status = provide_memory(&batch, error);
-    if (!status) {
+    if (network->shards) /* before any of them waits for the others' parameters */
+        status = fvlm_ranks_agree(network->options.ranks, status, error);
+    *result = (fvlm_network_result){0};
+    if (!status && count == 0) {
+        pass_by(network, backward);
+    } else if (!status) {
         fvlm_pool_acquire(network->engine->pool);
         fill_batch(&batch);
         run_batch(&batch, backward, result);

@@ -4,13 +4,16 @@
 #define FVLM_TRAIN_NETWORK_H
 
 #include "train/language.h"
+#include "train/ranks.h"
 #include "train/sample.h"
 
 typedef struct fvlm_network_options {
     unsigned trained; /* fvlm_part's; with LoRA, FVLM_PART_ADAPTER instead of FVLM_PART_LANGUAGE */
     fvlm_lora lora;
     bool batch_statistics; /* of the trained tower's batch norm; otherwise running ones */
-    bool recompute;        /* gradient checkpointing: a second forward pass instead of memory */
+    fvlm_ranks *ranks;     /* several of them share the run, in ZeRO's stage 1, 2 or 3; NULL: one process */
+    int stage;
+    bool recompute; /* gradient checkpointing: a second forward pass instead of memory */
 } fvlm_network_options;
 
 typedef struct fvlm_network fvlm_network;
@@ -29,7 +32,8 @@ typedef struct fvlm_network_result {
 } fvlm_network_result;
 
 /* Forward pass of `samples` [count]; with `backward`, the gradients of the summed loss are added to the parameters'.
- * Fails only for lack of memory. */
+ * Fails only for lack of memory. All
+ * ranks call it, those without a sample with count 0. */
 fvlm_status fvlm_network_run(fvlm_network *network, const fvlm_sample *samples, size_t count, bool backward,
                              fvlm_network_result *result, fvlm_error *error);
 

@@ -28,15 +28,15 @@ static void run_norm(void *argument, size_t index, int thread)
     job->sums[index] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
-double fvlm_gradient_norm(const fvlm_parameters *set, fvlm_pool *pool, fvlm_status *status, fvlm_error *error)
+double fvlm_gradient_square(const fvlm_parameters *set, fvlm_pool *pool, fvlm_status *status, fvlm_error *error)
 {
     size_t most = 0;
     for (size_t i = 0; i < set->count; i++)
-        most = set->items[i]->gradient && set->items[i]->count > most ? set->items[i]->count : most;
+        most = set->items[i]->gradient && set->items[i]->share > most ? set->items[i]->share : most;
     double *sums = fvlm_calloc(run_count(most), sizeof *sums), total = 0;
     *status = sums ? FVLM_OK : fvlm_fail_memory(error);
     for (size_t i = 0; i < set->count && sums; i++) {
-        struct norm_job job = {set->items[i]->gradient, set->items[i]->count, sums};
+        struct norm_job job = {set->items[i]->own_gradient, set->items[i]->share, sums};
         if (!job.gradient)
             continue;
         fvlm_pool_run(pool, run_count(job.count), run_norm, &job);
@@ -44,7 +44,7 @@ double fvlm_gradient_norm(const fvlm_parameters *set, fvlm_pool *pool, fvlm_stat
             total += sums[run];
     }
     free(sums);
-    return sqrt(total);
+    return total;
 }
 
 struct step_job {
@@ -58,9 +58,9 @@ static void run_step(void *argument, size_t index, int thread)
 {
     (void)thread;
     const struct step_job *job = argument;
-    size_t first = index * RUN, count = job->parameter->count, last = count - first < RUN ? count : first + RUN;
-    float *value = job->parameter->value, *m = job->parameter->first, *v = job->parameter->second;
-    const float *gradient = job->parameter->gradient;
+    size_t first = index * RUN, count = job->parameter->share, last = count - first < RUN ? count : first + RUN;
+    float *value = job->parameter->own_value, *m = job->parameter->first, *v = job->parameter->second;
+    const float *gradient = job->parameter->own_gradient;
     for (size_t i = first; i < last; i++) {
         float g = gradient[i] * job->scale;
         m[i] = job->beta1 * m[i] + job->rest1 * g;
@@ -94,7 +94,7 @@ void fvlm_adamw_step(const fvlm_adamw *adamw, fvlm_parameters *set, fvlm_pool *p
                                .rate = (float)(rate / correction1),
                                .root = (float)(1 / sqrt(correction2)),
                                .scale = (float)scale};
-        fvlm_pool_run(pool, run_count(parameter->count), run_step, &job);
+        fvlm_pool_run(pool, run_count(parameter->share), run_step, &job);
     }
 }
 

@@ -12,10 +12,10 @@ typedef struct fvlm_adamw {
     double rates[4]; /* by part: vision, projector, language, adapter */
 } fvlm_adamw;
 
-/* The L2 norm of all gradients. Sums run in a fixed order. */
-double fvlm_gradient_norm(const fvlm_parameters *set, fvlm_pool *pool, fvlm_status *status, fvlm_error *error);
+/* The sum of squares of all gradients, of this process's share of them. Sums run in a fixed order. */
+double fvlm_gradient_square(const fvlm_parameters *set, fvlm_pool *pool, fvlm_status *status, fvlm_error *error);
 
-/* Step `step` (from 1) with gradients times `scale` and rates times `factor`. */
+/* Step `step` (from 1) of this process's share with gradients times `scale` and rates times `factor`. */
 void fvlm_adamw_step(const fvlm_adamw *adamw, fvlm_parameters *set, fvlm_pool *pool, uint64_t step, double scale,
                      double factor);
 

@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/shards.h"
+
 #define CLEAR_RUN ((size_t)1 << 16)
+#define LINE (FVLM_ALIGN / sizeof(float))
 
 static float *floats(fvlm_parameters *set, fvlm_loader *loader, size_t count)
 {
@@ -36,23 +39,91 @@ static fvlm_parameter *append(fvlm_parameters *set, fvlm_loader *loader, const c
         loader->status = fvlm_fail_memory(loader->error);
         return NULL;
     }
+    set->groups[set->group_count - 1].count++;
     return set->items[set->count++] = made;
 }
 
-/* Give what is trained its own float32 value, gradient and moments. */
-static void make_trained(fvlm_parameters *set, fvlm_loader *loader, fvlm_parameter *parameter)
+size_t fvlm_parameters_group(fvlm_parameters *set, fvlm_loader *loader, bool wide)
 {
-    parameter->value = floats(set, loader, parameter->count);
-    parameter->gradient = floats(set, loader, parameter->count);
-    parameter->first = floats(set, loader, parameter->count);
-    parameter->second = floats(set, loader, parameter->count);
+    if (set->group_count == set->group_capacity) {
+        size_t capacity = set->group_capacity ? 2 * set->group_capacity : 64;
+        fvlm_parameter_group *groups = realloc(set->groups, capacity * sizeof *groups);
+        if (!groups) {
+            loader->status = fvlm_fail_memory(loader->error);
+            return 0;
+        }
+        set->groups = groups;
+        set->group_capacity = capacity;
+    }
+    set->groups[set->group_count] =
+        (fvlm_parameter_group){.first = set->count, .slot = wide ? FVLM_WIDE_SLOT : (int)(set->group_count % 2)};
+    return set->group_count++;
 }
 
-static void take_shape(fvlm_parameter *parameter, const fvlm_tensor *stored)
+void fvlm_parameters_clear(fvlm_parameters *set)
 {
-    parameter->rank = stored->rank;
-    memcpy(parameter->shape, stored->shape, sizeof parameter->shape);
-    parameter->stored_type = stored->type;
+    free(set->items);
+    free(set->groups);
+    fvlm_arena_destroy(&set->arena);
+}
+
+/* Give what is trained its own float32 value, gradient and moments: whole ones, or this process's share. */
+static void make_trained(fvlm_parameters *set, fvlm_loader *loader, fvlm_parameter *parameter)
+{
+    const fvlm_shards *shards = set->shards;
+    fvlm_parameter_group *group = &set->groups[set->group_count - 1];
+    int stage = shards ? shards->stage : 0;
+    parameter->own = true;
+    parameter->share = parameter->count;
+    if (shards)
+        parameter->share = fvlm_share(parameter->count, fvlm_ranks_count(shards->ranks),
+                                      fvlm_ranks_index(shards->ranks), &parameter->start);
+    set->value_floats += stage == 3 ? parameter->share : parameter->count;
+    set->gradient_floats += stage >= 2 ? parameter->share : parameter->count;
+    set->state_floats += 2 * parameter->share;
+    float *values = set->measuring || stage < 3 ? NULL : shards->slots[group->slot].values + group->floats;
+    float *gradients = set->measuring || stage < 2 ? NULL : shards->slots[group->slot].gradients + group->floats;
+    group->floats += (parameter->count + LINE - 1) / LINE * LINE;
+    if (set->measuring)
+        return;
+    parameter->value = values ? values : floats(set, loader, parameter->count);
+    parameter->gradient = gradients ? gradients : floats(set, loader, parameter->count);
+    parameter->own_value = values ? floats(set, loader, parameter->share) : parameter->value;
+    parameter->own_gradient = gradients ? floats(set, loader, parameter->share) : parameter->gradient;
+    parameter->first = floats(set, loader, parameter->share);
+    parameter->second = floats(set, loader, parameter->share);
+    if (!loader->status) {
+        parameter->own_value += values ? 0 : parameter->start;
+        parameter->own_gradient += gradients ? 0 : parameter->start;
+    }
+}
+
+void fvlm_parameter_keep(fvlm_parameter *parameter)
+{
+    if (parameter->own_value != parameter->value + parameter->start)
+        memcpy(parameter->own_value, parameter->value + parameter->start, parameter->share * sizeof(float));
+}
+
+/* The shape in the checkpoint, or where there is none [rows, cols] or [rows]. */
+static void take_shape(const fvlm_parameters *set, const fvlm_loader *loader, fvlm_parameter *parameter, size_t rows,
+                       size_t cols)
+{
+    const fvlm_tensor *stored = set->measuring ? NULL : fvlm_tensor_table_find(loader->table, parameter->name);
+    parameter->count = rows * cols;
+    parameter->rank = stored ? stored->rank : cols > 1 ? 2 : 1;
+    parameter->shape[0] = rows;
+    parameter->shape[1] = cols;
+    parameter->stored_type = stored ? stored->type : FVLM_F32;
+    if (stored)
+        memcpy(parameter->shape, stored->shape, sizeof parameter->shape);
+}
+
+static void fill(const fvlm_parameters *set, const fvlm_loader *loader, fvlm_parameter *parameter, const float *stored)
+{
+    if (set->measuring || loader->status)
+        return;
+    memcpy(parameter->value, stored, parameter->count * sizeof *stored);
+    fvlm_parameter_keep(parameter);
 }
 
 fvlm_parameter *fvlm_parameters_find(const fvlm_parameters *set, const char *name)
@@ -74,20 +145,41 @@ fvlm_parameter *fvlm_parameter_vector(fvlm_parameters *set, fvlm_loader *loader,
     fvlm_parameter *parameter = fvlm_parameters_find(set, name);
     if (parameter)
         return parameter;
-    const float *stored = fvlm_load_vector(loader, count, "%s", name);
+    const float *stored = set->measuring ? NULL : fvlm_load_vector(loader, count, "%s", name);
     parameter = append(set, loader, name);
     if (!parameter)
         return NULL;
     parameter->part = part;
-    parameter->count = count;
-    take_shape(parameter, fvlm_tensor_table_find(loader->table, name));
+    take_shape(set, loader, parameter, count, 1);
     if (set->trained & part) {
         make_trained(set, loader, parameter);
-        if (!loader->status)
-            memcpy(parameter->value, stored, count * sizeof *stored);
+        fill(set, loader, parameter, stored);
     } else {
         parameter->value = (float *)(uintptr_t)stored; /* read only */
     }
+    return parameter;
+}
+
+fvlm_parameter *fvlm_parameter_statistics(fvlm_parameters *set, fvlm_loader *loader, fvlm_part part, size_t count,
+                                          const char *format, ...)
+{
+    char name[FVLM_MAX_NAME];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(name, sizeof name, format, arguments);
+    va_end(arguments);
+    const float *stored = set->measuring ? NULL : fvlm_load_vector(loader, count, "%s", name);
+    fvlm_parameter *parameter = append(set, loader, name);
+    if (!parameter)
+        return NULL;
+    parameter->part = part;
+    take_shape(set, loader, parameter, count, 1);
+    parameter->own = true;
+    parameter->share = count;
+    set->value_floats += count;
+    if (!set->measuring)
+        parameter->value = parameter->own_value = floats(set, loader, count);
+    fill(set, loader, parameter, stored);
     return parameter;
 }
 
@@ -103,15 +195,16 @@ fvlm_parameter *fvlm_parameter_matrix(fvlm_parameters *set, fvlm_loader *loader,
     fvlm_parameter *parameter = fvlm_parameters_find(set, name);
     if (parameter)
         return parameter;
-    fvlm_matrix matrix = fvlm_load_matrix(loader, rows, cols, "%s", stem);
+    fvlm_matrix matrix = {.type = FVLM_F32};
+    if (!set->measuring)
+        matrix = fvlm_load_matrix(loader, rows, cols, "%s", stem);
     parameter = append(set, loader, name);
     if (!parameter)
         return NULL;
     parameter->part = part;
-    parameter->count = rows * cols;
     parameter->matrix = matrix;
     parameter->matrix.inputs = set->inputs;
-    take_shape(parameter, fvlm_tensor_table_find(loader->table, name));
+    take_shape(set, loader, parameter, rows, cols);
     if (!(set->trained & part))
         return parameter;
     bool quantised = matrix.type != FVLM_F32 && matrix.type != FVLM_F16 && matrix.type != FVLM_BF16;
@@ -121,8 +214,10 @@ fvlm_parameter *fvlm_parameter_matrix(fvlm_parameters *set, fvlm_loader *loader,
         return NULL;
     }
     make_trained(set, loader, parameter);
-    for (size_t row = 0; row < rows && !loader->status; row++)
+    for (size_t row = 0; row < rows && !loader->status && !set->measuring; row++)
         fvlm_matrix_row(&matrix, row, parameter->value + row * cols);
+    if (!loader->status && !set->measuring)
+        fvlm_parameter_keep(parameter);
     if (quantised) { /* beside adapters, which leave the model's files alone, it may become float32 */
         parameter->rank = 2;
         parameter->shape[0] = rows;
@@ -173,7 +268,10 @@ static void run_clear(void *argument, size_t index, int thread)
 void fvlm_parameters_clear_gradients(fvlm_parameters *set, fvlm_pool *pool)
 {
     for (size_t i = 0; i < set->count; i++) {
-        struct clear_job job = {set->items[i]->gradient, set->items[i]->count};
+        const fvlm_parameter *parameter = set->items[i];
+        bool whole = parameter->own_gradient == parameter->gradient + parameter->start;
+        struct clear_job job = {whole ? parameter->gradient : parameter->own_gradient,
+                                whole ? parameter->count : parameter->share};
         if (job.values)
             fvlm_pool_run(pool, (job.count + CLEAR_RUN - 1) / CLEAR_RUN, run_clear, &job);
     }

@@ -19,6 +19,7 @@
 #include "kernels/conv.h"
 #include "kernels/gemm.h"
 #include "kernels/norm.h"
+#include "train/shards.h"
 
 #define PREFIX "model.vision_tower.vision_tower.model."
 #define NORM_EPS 1e-5f
@@ -59,6 +60,7 @@ struct fvlm_tower {
     fvlm_vision_config config;
     struct node *nodes;
     size_t count;
+    fvlm_parameters *parameters; /* node i is their group i */
 };
 
 /* Creation. */
@@ -101,10 +103,8 @@ static void create_ffn(fvlm_parameters *set, fvlm_loader *loader, size_t ratio, 
     struct batch_norm *norm = &node->batch_norm;
     norm->weight = create_vector(set, loader, channels, name, "weight");
     norm->bias = create_vector(set, loader, channels, name, "bias");
-    norm->mean = create_vector(set, loader, channels, name, "running_mean");
-    norm->variance = create_vector(set, loader, channels, name, "running_var");
-    if (!loader->status)
-        norm->mean->gradient = norm->variance->gradient = NULL;
+    norm->mean = fvlm_parameter_statistics(set, loader, FVLM_PART_VISION, channels, "%s.running_mean", name);
+    norm->variance = fvlm_parameter_statistics(set, loader, FVLM_PART_VISION, channels, "%s.running_var", name);
     snprintf(name, sizeof name, "%s.convffn.fc1", block);
     node->fc1 = create_linear(set, loader, ratio * channels, channels, true, name);
     snprintf(name, sizeof name, "%s.convffn.fc2", block);
@@ -132,6 +132,13 @@ static void create_block(fvlm_parameters *set, fvlm_loader *loader, size_t ratio
     create_ffn(set, loader, ratio, block, node);
 }
 
+/* The next node, whose parameters are a group of their own. */
+static struct node *add_node(fvlm_loader *loader, fvlm_tower *tower)
+{
+    fvlm_parameters_group(tower->parameters, loader, false);
+    return &tower->nodes[tower->count++];
+}
+
 /* `network` is the running index of LLaVA's names. */
 static void create_stage(fvlm_parameters *set, fvlm_loader *loader, fvlm_tower *tower, size_t index, int *network)
 {
@@ -140,7 +147,7 @@ static void create_stage(fvlm_parameters *set, fvlm_loader *loader, fvlm_tower *
     size_t channels = config->widths[index], shrink = (size_t)4 << index;
     if (index > 0) {
         size_t before = config->widths[index - 1];
-        struct node *node = &tower->nodes[tower->count++];
+        struct node *node = add_node(loader, tower);
         *node = (struct node){.kind = DOWNSAMPLING, .shrink = shrink / 2, .channels = channels, .inputs = before};
         snprintf(name, sizeof name, PREFIX "network.%d.proj.0.lkb_reparam", *network);
         node->conv = create_conv(set, loader, channels, 7, 2, channels / before, 1, true, name);
@@ -148,13 +155,13 @@ static void create_stage(fvlm_parameters *set, fvlm_loader *loader, fvlm_tower *
         node->point = create_linear(set, loader, channels, channels, true, name);
     }
     if (config->attention[index]) {
-        struct node *node = &tower->nodes[tower->count++];
+        struct node *node = add_node(loader, tower);
         *node = (struct node){.kind = POSITION, .shrink = shrink, .channels = channels, .inputs = channels};
         snprintf(name, sizeof name, PREFIX "network.%d.reparam_conv", (*network)++);
         node->conv = create_conv(set, loader, channels, 7, 1, 1, 1, true, name);
     }
     for (size_t i = 0; i < config->layers[index] && !loader->status; i++) {
-        struct node *node = &tower->nodes[tower->count++];
+        struct node *node = add_node(loader, tower);
         *node = (struct node){.kind = config->attention[index] ? ATTENTION : REP_MIXER,
                               .shrink = shrink,
                               .channels = channels,
@@ -178,9 +185,9 @@ fvlm_tower *fvlm_tower_create(fvlm_parameters *set, fvlm_loader *loader, const f
         loader->status = fvlm_fail_memory(loader->error);
         return NULL;
     }
-    *tower = (fvlm_tower){.config = *config, .nodes = nodes};
+    *tower = (fvlm_tower){.config = *config, .nodes = nodes, .parameters = set};
     size_t width = config->widths[0], last = config->widths[FVLM_STAGES - 1];
-    struct node *node = &nodes[tower->count++];
+    struct node *node = add_node(loader, tower);
     *node = (struct node){.kind = STEM, .shrink = 1, .channels = width, .inputs = 3};
     node->stem = create_conv(set, loader, width, 3, 2, 1, 3, true, PREFIX "patch_embed.0.reparam_conv");
     node->conv = create_conv(set, loader, width, 3, 2, 1, 1, true, PREFIX "patch_embed.1.reparam_conv");
@@ -188,7 +195,7 @@ fvlm_tower *fvlm_tower_create(fvlm_parameters *set, fvlm_loader *loader, const f
     int network = 0;
     for (size_t i = 0; i < FVLM_STAGES && !loader->status; i++)
         create_stage(set, loader, tower, i, &network);
-    node = &nodes[tower->count++];
+    node = add_node(loader, tower);
     *node = (struct node){.kind = EXPANSION, .shrink = FVLM_VISION_STRIDE, .channels = 2 * last, .inputs = last};
     node->conv = create_conv(set, loader, 2 * last, 3, 1, 2, 1, true, PREFIX "conv_exp.reparam_conv");
     node->fc1 = create_linear(set, loader, 2 * last / SQUEEZE, 2 * last, true, PREFIX "conv_exp.se.reduce");
@@ -675,8 +682,10 @@ static struct buffers buffers_of(const fvlm_tower_pass *pass)
 const float *fvlm_tower_forward(const fvlm_tower_pass *pass, bool update)
 {
     struct buffers b = buffers_of(pass);
-    for (size_t i = 0; i < pass->tower->count; i++)
+    for (size_t i = 0; i < pass->tower->count; i++) {
+        fvlm_group_use(pass->tower->parameters, i, 1);
         node_forward(pass, &b, i, update, b.inputs[i + 1]);
+    }
     return b.inputs[pass->tower->count];
 }
 
@@ -688,6 +697,7 @@ void fvlm_tower_backward(const fvlm_tower_pass *pass, const float *dfeatures)
     float *dy = b.plane[0], *dx = b.plane[1];
     memcpy(dy, dfeatures, pass->pictures * side * side * fvlm_tower_width(tower) * sizeof *dy);
     for (size_t i = tower->count; i-- > 0;) {
+        fvlm_group_reuse(tower->parameters, i);
         if (pass->recompute && is_block(&tower->nodes[i]))
             node_forward(pass, &b, i, false, b.inputs[i + 1]);
         if (node_backward(pass, &b, i, dy, dx)) {
@@ -695,5 +705,11 @@ void fvlm_tower_backward(const fvlm_tower_pass *pass, const float *dfeatures)
             dy = dx;
             dx = done;
         }
+        fvlm_group_sent(tower->parameters, i);
     }
+}
+
+void fvlm_tower_pass_by(const fvlm_tower *tower, bool backward)
+{
+    fvlm_groups_pass(tower->parameters, 0, tower->count, backward);
 }

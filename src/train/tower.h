@@ -31,6 +31,8 @@ size_t fvlm_tower_floats(const fvlm_tower *tower, size_t pictures, bool recomput
 const float *fvlm_tower_forward(const fvlm_tower_pass *pass, bool update);
 /* Add to the gradients of the tower's parameters, from that of the features, laid out alike. */
 void fvlm_tower_backward(const fvlm_tower_pass *pass, const float *dfeatures);
+/* What stands for one of these passes on a rank that has no picture while others may have some. */
+void fvlm_tower_pass_by(const fvlm_tower *tower, bool backward);
 /* Channels of a feature. */
 size_t fvlm_tower_width(const fvlm_tower *tower);
 

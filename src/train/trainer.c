@@ -24,7 +24,8 @@ void fvlm_train_defaults(fvlm_train_options *options)
                                     .max_gradient_norm = 1,
                                     .warmup_ratio = 0.03,
                                     .seed = 42,
-                                    .shuffle = true};
+                                    .shuffle = true,
+                                    .zero = 1};
 }
 
 /* Opening. */
@@ -48,6 +49,8 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "AdamW wants 0 <= beta < 1 and a positive epsilon");
     if (!(o->warmup_ratio >= 0 && o->warmup_ratio <= 1))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "the warm-up ratio %g is not between 0 and 1", o->warmup_ratio);
+    if (o->zero < 1 || o->zero > 3)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "ZeRO has the stages 1, 2 and 3, not %d", o->zero);
     if (o->lora_rank > 0 && !o->tune_llm)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "LoRA trains the language model, which is not among the parts");
     if (!isfinite(o->lora_alpha))
@@ -57,10 +60,31 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
     return FVLM_OK;
 }
 
+int fvlm_trainer_ranks(const fvlm_trainer *trainer)
+{
+    return trainer->options.ranks ? fvlm_ranks_count(trainer->options.ranks) : 1;
+}
+
+int fvlm_trainer_rank(const fvlm_trainer *trainer)
+{
+    return trainer->options.ranks ? fvlm_ranks_index(trainer->options.ranks) : 0;
+}
+
+uint64_t fvlm_trainer_step_samples(const fvlm_trainer *trainer)
+{
+    return (uint64_t)trainer->options.batch_size * (uint64_t)trainer->options.accumulation *
+           (uint64_t)fvlm_trainer_ranks(trainer);
+}
+
+fvlm_status fvlm_trainer_agree(const fvlm_trainer *trainer, fvlm_status status, fvlm_error *error)
+{
+    return trainer->options.ranks ? fvlm_ranks_agree(trainer->options.ranks, status, error) : status;
+}
+
 static void plan_steps(fvlm_trainer *trainer)
 {
     const fvlm_train_options *o = &trainer->options;
-    uint64_t a_step = (uint64_t)o->batch_size * (uint64_t)o->accumulation;
+    uint64_t a_step = fvlm_trainer_step_samples(trainer);
     trainer->steps_per_epoch = (fvlm_dataset_epoch_count(trainer->dataset) + a_step - 1) / a_step;
     trainer->steps =
         o->max_steps > 0 ? (uint64_t)o->max_steps : (uint64_t)ceil(o->epochs * (double)trainer->steps_per_epoch);
@@ -104,6 +128,8 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
                                        : FVLM_PART_LANGUAGE),
         .lora = {.rank = (size_t)options->lora_rank, .alpha = (float)options->lora_alpha, .seed = options->seed},
         .batch_statistics = options->batch_statistics,
+        .ranks = options->ranks,
+        .stage = options->zero,
         .recompute = options->gradient_checkpointing};
     double projector = options->projector_rate > 0 ? options->projector_rate : options->rate;
     double vision = options->vision_rate > 0 ? options->vision_rate : options->rate;
@@ -203,7 +229,9 @@ static void prepare(void *argument, fvlm_prepared *prepared)
         trainer->ordered = !prepared->status;
         trainer->order_epoch = epoch;
     }
-    size_t first = ((size_t)(step % trainer->steps_per_epoch) * accumulation + prepared->number % accumulation) * batch;
+    size_t ranks = (size_t)fvlm_trainer_ranks(trainer), rank = (size_t)fvlm_trainer_rank(trainer);
+    size_t in_epoch = (size_t)(step % trainer->steps_per_epoch) * accumulation + prepared->number % accumulation;
+    size_t first = (in_epoch * ranks + rank) * batch; /* a step's batches go round the ranks */
     for (size_t i = first; i < first + batch && i < count && !prepared->status; i++) {
         fvlm_error error;
         fvlm_status status = make_sample(trainer, trainer->order[i], &prepared->samples[prepared->count], &error);
@@ -257,13 +285,9 @@ static fvlm_status take(fvlm_trainer *trainer, uint64_t number, fvlm_prepared **
         return prepared->status;
     }
     const fvlm_train_options *o = &trainer->options;
-    for (size_t i = 0; i < prepared->bad_count; i++) {
-        if (++trainer->skipped > o->max_bad_samples)
-            return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s%s", prepared->bad[i],
-                             o->max_bad_samples == 0 ? " (--max-bad-samples skips such samples)" : "");
-        if (o->notice)
+    for (size_t i = 0; i < prepared->bad_count && o->notice; i++)
+        if (trainer->skipped + (int)i < o->max_bad_samples)
             o->notice(o->user, prepared->bad[i]);
-    }
     if (number + 1 < trainer->steps * (uint64_t)o->accumulation)
         status = start(trainer, number + 1, error);
     return status;
@@ -284,25 +308,48 @@ static fvlm_status fail_not_finite(const fvlm_trainer *trainer, const fvlm_prepa
                      (unsigned long long)trainer->step + 1, what, names);
 }
 
+/* Count the bad samples of all ranks' batches; one too many ends the run. */
+static fvlm_status count_bad(fvlm_trainer *trainer, const fvlm_prepared *prepared, fvlm_error *error)
+{
+    const fvlm_train_options *o = &trainer->options;
+    double bad = (double)prepared->bad_count;
+    if (o->ranks)
+        fvlm_ranks_sum(o->ranks, &bad, 1);
+    int before = trainer->skipped;
+    trainer->skipped += (int)bad;
+    if (trainer->skipped <= o->max_bad_samples || prepared->bad_count == 0)
+        return FVLM_OK;
+    size_t last = (size_t)(o->max_bad_samples - before);
+    return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s%s",
+                     prepared->bad[last < prepared->bad_count ? last : prepared->bad_count - 1],
+                     o->max_bad_samples == 0 ? " (--max-bad-samples skips such samples)" : "");
+}
+
 /* Add up the gradients of a step's batches. */
 static fvlm_status run_batches(fvlm_trainer *trainer, fvlm_network_result *sum, fvlm_prepared **last, fvlm_error *error)
 {
     *sum = (fvlm_network_result){0};
     fvlm_parameters_clear_gradients(fvlm_network_parameters(trainer->network), trainer->engine->pool);
+    fvlm_shards *shards = fvlm_network_parameters(trainer->network)->shards;
     uint64_t accumulation = (uint64_t)trainer->options.accumulation;
     for (uint64_t i = 0; i < accumulation; i++) {
         fvlm_network_result result;
-        fvlm_status status = take(trainer, trainer->step * accumulation + i, last, error);
-        if (status || (*last)->count == 0) {
-            if (status)
-                return status;
-            continue;
-        }
-        status = fvlm_network_run(trainer->network, (*last)->samples, (*last)->count, true, &result, error);
+        fvlm_status status =
+            fvlm_trainer_agree(trainer, take(trainer, trainer->step * accumulation + i, last, error), error);
+        if (!status)
+            status = fvlm_trainer_agree(trainer, count_bad(trainer, *last, error), error);
         if (status)
             return status;
-        if (!isfinite(result.loss))
-            return fail_not_finite(trainer, *last, "loss", error);
+        if (shards)
+            shards->complete = i + 1 == accumulation;
+        else if ((*last)->count == 0)
+            continue;
+        status = fvlm_network_run(trainer->network, (*last)->samples, (*last)->count, true, &result, error);
+        if (!status && !isfinite(result.loss))
+            status = fail_not_finite(trainer, *last, "loss", error);
+        status = fvlm_trainer_agree(trainer, status, error);
+        if (status)
+            return status;
         sum->loss += result.loss;
         sum->targets += result.targets;
         sum->rows += result.rows;
@@ -322,29 +369,39 @@ fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progre
 {
     const fvlm_train_options *o = &trainer->options;
     fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
-    fvlm_network_result sum;
+    fvlm_network_result own;
     fvlm_prepared *last;
-    fvlm_status status = run_batches(trainer, &sum, &last, error);
+    fvlm_status status = run_batches(trainer, &own, &last, error);
     if (status)
         return status;
-    double mean = sum.targets > 0 ? 1 / (double)sum.targets : 0;
-    double norm = mean * fvlm_gradient_norm(parameters, trainer->engine->pool, &status, error);
+    fvlm_shards_settle(parameters);
+    enum { LOSS, TARGETS, ROWS, SQUARE, STOP, SUMS };
+    double square = fvlm_gradient_square(parameters, trainer->engine->pool, &status, error);
+    double sums[SUMS] = {own.loss, (double)own.targets, (double)own.rows, square, o->stop && o->stop(o->user)};
+    status = fvlm_trainer_agree(trainer, status, error);
     if (status)
         return status;
+    if (o->ranks)
+        fvlm_ranks_sum(o->ranks, sums, SUMS);
+    double mean = sums[TARGETS] > 0 ? 1 / sums[TARGETS] : 0, norm = mean * sqrt(sums[SQUARE]);
     if (!isfinite(norm))
         return fail_not_finite(trainer, last, "gradient", error);
     double factor = fvlm_schedule_factor(o->schedule, trainer->step, trainer->warmup, trainer->steps);
     /* As PyTorch clips: 1e-6 keeps a norm of 0 harmless. */
     double clip = o->max_gradient_norm > 0 ? o->max_gradient_norm / (norm + 1e-6) : 1;
-    if (sum.targets > 0)
+    if (sums[TARGETS] > 0)
         fvlm_adamw_step(&trainer->adamw, parameters, trainer->engine->pool, trainer->step + 1,
                         mean * (clip < 1 ? clip : 1), factor);
+    fvlm_shards_renew(parameters);
+    if (o->batch_statistics)
+        fvlm_shards_average(parameters);
     trainer->step++;
     fvlm_trainer_progress(trainer, progress);
-    progress->loss = sum.loss * mean;
+    progress->loss = sums[LOSS] * mean;
     progress->gradient_norm = norm;
     progress->rate = o->rate * factor;
-    progress->tokens = sum.rows;
+    progress->tokens = (size_t)sums[ROWS];
+    progress->stopped = sums[STOP] > 0;
     return FVLM_OK;
 }
 
@@ -353,6 +410,8 @@ fvlm_status fvlm_trainer_dump_gradients(fvlm_trainer *trainer, const char *path,
     fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
     fvlm_network_result sum;
     fvlm_prepared *last;
+    if (fvlm_trainer_ranks(trainer) > 1)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "gradients are written by one process alone, without mpirun");
     fvlm_status status = run_batches(trainer, &sum, &last, error);
     fvlm_tensor *tensors = status ? NULL : fvlm_calloc(parameters->count, sizeof *tensors);
     if (!status && !tensors)
@@ -476,16 +535,19 @@ fvlm_status fvlm_trainer_save(fvlm_trainer *trainer, fvlm_error *error)
 {
     char *path = checkpoint_path(trainer, (long long)trainer->step, "");
     char *aside = checkpoint_path(trainer, (long long)trainer->step, ".part");
-    fvlm_status status = path && aside ? fvlm_folder_remove(aside, error) : fvlm_fail_memory(error);
+    bool first = fvlm_trainer_rank(trainer) == 0;
+    fvlm_status status = !path || !aside ? fvlm_fail_memory(error) : first ? fvlm_folder_remove(aside, error) : FVLM_OK;
+    status = fvlm_trainer_agree(trainer, status, error);
     if (!status)
         status = fvlm_trainer_write(trainer, aside, true, error);
-    if (!status)
+    if (!status && first)
         status = fvlm_folder_replace(aside, path, error);
     fvlm_error ignored;
-    if (status && aside)
+    if (status && aside && first)
         fvlm_folder_remove(aside, &ignored);
-    if (!status)
+    if (!status && first)
         status = remove_old(trainer, error);
+    status = fvlm_trainer_agree(trainer, status, error);
     free(path);
     free(aside);
     return status;

@@ -7,6 +7,7 @@
 #include "train/network.h"
 #include "train/optimizer.h"
 #include "train/sample_files.h"
+#include "train/shards.h"
 
 /* Samples of one forward pass, made in the background while another pass computes. */
 typedef struct fvlm_prepared {
@@ -37,6 +38,14 @@ struct fvlm_trainer {
     uint64_t order_epoch;
     bool ordered;
 };
+
+/* Ranks of the run, and which this is. */
+int fvlm_trainer_ranks(const fvlm_trainer *trainer);
+int fvlm_trainer_rank(const fvlm_trainer *trainer);
+/* The status that all ranks go on with; errors are the lowest one's. */
+fvlm_status fvlm_trainer_agree(const fvlm_trainer *trainer, fvlm_status status, fvlm_error *error);
+/* Samples of a step, of all ranks together. */
+uint64_t fvlm_trainer_step_samples(const fvlm_trainer *trainer);
 
 /* Checkpoint folders (checkpoint_folder.c). */
 
