@@ -45,12 +45,18 @@ static int clamp(int value, int low, int high)
     return value < low ? low : value > high ? high : value;
 }
 
+/* The whole part of x, from low to high; low for a NaN. */
+static int whole(float x, int low, int high)
+{
+    return !(x > (float)low) ? low : x > (float)high ? high : (int)x;
+}
+
 static void quantize_q8_0(const float *x, uint8_t *y)
 {
     float step = fabsf(farthest(x)) / 127, scale = inverse(step);
     put_half(y, step);
     for (int i = 0; i < PART; i++)
-        y[2 + i] = (uint8_t)(int8_t)roundf(x[i] * scale);
+        y[2 + i] = (uint8_t)whole(roundf(x[i] * scale), -127, 127);
 }
 
 static void quantize_q4_0(const float *x, uint8_t *y)
@@ -59,7 +65,7 @@ static void quantize_q4_0(const float *x, uint8_t *y)
     int8_t q[PART];
     put_half(y, step);
     for (int i = 0; i < PART; i++)
-        q[i] = (int8_t)(clamp((int)(x[i] * scale + 8.5f), 0, 15) - 8);
+        q[i] = (int8_t)(whole(x[i] * scale + 8.5f, 0, 15) - 8);
     fvlm_block_pack(FVLM_Q4_0, q, y);
 }
 
@@ -70,19 +76,27 @@ static float weight_of(const float *importance, int i)
     return importance ? importance[i] : 1;
 }
 
-/* The squared error of a part on step * q + offset, q from low to high; step 0: all are `offset`. Also the q. */
-static float part_error(const float *x, const float *importance, float step, float offset, int low, int high,
-                        float q[PART])
+/* The squared error of a part on step * q + offset. */
+static float part_error(const float *x, const float *importance, float step, float offset, const float q[PART])
 {
-    float error = 0, scale = inverse(step), least = (float)low, most = (float)high;
+    float error = 0;
     for (int i = 0; i < PART; i++) {
-        float nearest = rintf((x[i] - offset) * scale);
-        nearest = nearest < least ? least : nearest > most ? most : nearest;
-        q[i] = nearest;
-        float difference = x[i] - (step * nearest + offset);
+        float difference = x[i] - (step * q[i] + offset);
         error += weight_of(importance, i) * difference * difference;
     }
     return error;
+}
+
+/* The nearest q, from low to high, and the error; step 0: all are `offset`. */
+static float part_round(const float *x, const float *importance, float step, float offset, int low, int high,
+                        float q[PART])
+{
+    float scale = inverse(step), least = (float)low, most = (float)high;
+    for (int i = 0; i < PART; i++) {
+        float nearest = rintf((x[i] - offset) * scale);
+        q[i] = nearest < least ? least : nearest > most ? most : nearest;
+    }
+    return part_error(x, importance, step, offset, q);
 }
 
 /* One step for the block, the farthest element at or near the grid's end on either side. */
@@ -93,7 +107,7 @@ static void fit_symmetric(const float *x, const float *importance, int low, int 
         for (int shift = -4; shift <= 8; shift++) {
             float reach = (side ? (float)high : (float)low) + (side ? -0.125f : 0.125f) * (float)shift;
             float candidate = as_half(end / reach);
-            float error = part_error(x, importance, candidate, 0, low, high, q);
+            float error = part_round(x, importance, candidate, 0, low, high, q);
             if (error < best) {
                 best = error;
                 step = candidate;
@@ -119,7 +133,7 @@ static bool solve_part(const float *x, const float *importance, const float q[PA
     if (!(determinant > 0))
         return false;
     *step = (w * wqx - wq * wx) / determinant;
-    *offset = (wx - *step * wq) / w;
+    *offset = (wqq * wx - wq * wqx) / determinant;
     if (*offset > 0) {
         *offset = 0;
         *step = wqq > 0 ? wqx / wqq : 0;
@@ -127,21 +141,29 @@ static bool solve_part(const float *x, const float *importance, const float q[PA
     return *step > 0;
 }
 
+/* The ends of a part's values; offsets are never above zero, so the lower one is not either. */
+static void find_ends(const float *x, float *least, float *most)
+{
+    *least = 0;
+    *most = x[0];
+    for (int i = 0; i < PART; i++) {
+        *least = x[i] < *least ? x[i] : *least;
+        *most = x[i] > *most ? x[i] : *most;
+    }
+}
+
 /* Step and offset of one part: several first guesses, each improved by turns of rounding and solving. */
 static void fit_part(const float *x, const float *importance, float *step, float *offset)
 {
-    float least = 0, most = 0, q[PART];
-    for (int i = 0; i < PART; i++) {
-        least = x[i] < least ? x[i] : least;
-        most = x[i] > most ? x[i] : most;
-    }
+    float least, most, q[PART];
+    find_ends(x, &least, &most);
     *step = (most - least) / 15;
     *offset = least;
-    float best = part_error(x, importance, *step, *offset, 0, 15, q);
+    float best = part_round(x, importance, *step, *offset, 0, 15, q);
     for (int shift = -4; shift <= 10 && most > least; shift++) {
         float candidate = (most - least) / (15 + 0.2f * (float)shift), from = least;
         for (int turn = 0; turn < 3; turn++) {
-            float error = part_error(x, importance, candidate, from, 0, 15, q);
+            float error = part_round(x, importance, candidate, from, 0, 15, q);
             if (error < best) {
                 best = error;
                 *step = candidate;
@@ -149,6 +171,32 @@ static void fit_part(const float *x, const float *importance, float *step, float
             }
             if (!solve_part(x, importance, q, &candidate, &from))
                 break;
+        }
+    }
+}
+
+/* The same by ggml's rule: large values count more, and guesses go on from the best offset so far. */
+static void fit_part_as_ggml(const float *x, const float *importance, float *step, float *offset)
+{
+    float least, most, q[PART], weights[PART], squares = 0;
+    for (int i = 0; i < PART; i++)
+        squares += x[i] * x[i];
+    for (int i = 0; i < PART; i++)
+        weights[i] = weight_of(importance, i) * (sqrtf(squares / PART) + fabsf(x[i]));
+    find_ends(x, &least, &most);
+    *step = (most - least) / 15;
+    *offset = least;
+    float best = part_round(x, weights, *step, *offset, 0, 15, q);
+    for (int guess = 0; guess <= 20 && most > least; guess++) {
+        float candidate, from;
+        part_round(x, weights, (most - *offset) / (14 + 0.1f * (float)guess), *offset, 0, 15, q);
+        if (!solve_part(x, weights, q, &candidate, &from))
+            continue;
+        float error = part_error(x, weights, candidate, from, q);
+        if (error < best) {
+            best = error;
+            *step = candidate;
+            *offset = from;
         }
     }
 }
@@ -165,12 +213,13 @@ static float choose_multiples(const float *x, const float *importance, const flo
     float total = 0, q[PART], per_step = inverse(s->d), per_offset = inverse(s->dmin);
     for (int part = 0; part < PARTS; part++) {
         const float *values = x + part * PART, *weights = importance ? importance + part * PART : NULL;
-        int scale = (int)rintf(steps[part] * per_step), least = (int)rintf(-offsets[part] * per_offset);
+        int scale = whole(rintf(steps[part] * per_step), 0, SCALE_LEVELS);
+        int least = whole(rintf(-offsets[part] * per_offset), 0, SCALE_LEVELS);
         float best = INFINITY;
         for (int i = -1; i <= 1; i++)
             for (int j = -1; j <= 1; j++) {
                 int a = clamp(scale + i, 0, SCALE_LEVELS), b = clamp(least + j, 0, SCALE_LEVELS);
-                float error = part_error(values, weights, s->d * (float)a, -(s->dmin * (float)b), 0, 15, q);
+                float error = part_round(values, weights, s->d * (float)a, -(s->dmin * (float)b), 0, 15, q);
                 if (error < best) {
                     best = error;
                     s->scales[part] = (uint8_t)a;
@@ -189,7 +238,7 @@ static void solve_block(const float *x, const float *importance, struct q4_k_sca
     for (int part = 0; part < PARTS; part++) {
         const float *values = x + part * PART, *weights = importance ? importance + part * PART : NULL;
         float scale = s->scales[part], least = s->least[part];
-        part_error(values, weights, s->d * scale, -(s->dmin * least), 0, 15, q);
+        part_round(values, weights, s->d * scale, -(s->dmin * least), 0, 15, q);
         for (int i = 0; i < PART; i++) {
             float weight = weight_of(weights, i), a = scale * q[i];
             aa += weight * a * a;
@@ -221,27 +270,35 @@ static void put_q4_k_scales(const struct q4_k_scales *s, uint8_t *y)
     }
 }
 
-static void fit_q4_k(const float *x, const float *importance, uint8_t *y, fvlm_block_grid *grid)
+/* Take what is best for the block among d, dmin and multiples that start from each part's step and offset. */
+static void improve(const float *x, const float *importance, const float steps[PARTS], const float offsets[PARTS],
+                    struct q4_k_scales *chosen, float *best)
 {
-    float steps[PARTS], offsets[PARTS], step = 0, offset = 0, best = INFINITY;
+    float step = 0, offset = 0;
     for (int part = 0; part < PARTS; part++) {
-        fit_part(x + part * PART, importance ? importance + part * PART : NULL, &steps[part], &offsets[part]);
         step = steps[part] > step ? steps[part] : step;
         offset = -offsets[part] > offset ? -offsets[part] : offset;
     }
-    /* The largest step need not be the largest multiple: with fewer levels the others may fall better. */
-    struct q4_k_scales chosen = {0};
-    for (int less = 0; less < 4; less++) {
-        struct q4_k_scales s = {.d = as_half(step / (float)(SCALE_LEVELS - less)),
-                                .dmin = as_half(offset / (float)(SCALE_LEVELS - less))};
-        for (int turn = 0; turn < 3; turn++) {
-            float error = choose_multiples(x, importance, steps, offsets, &s);
-            if (error < best) {
-                best = error;
-                chosen = s;
-            }
-            solve_block(x, importance, &s);
+    struct q4_k_scales s = {.d = as_half(step / SCALE_LEVELS), .dmin = as_half(offset / SCALE_LEVELS)};
+    for (int turn = 0; turn < 3; turn++) {
+        float error = choose_multiples(x, importance, steps, offsets, &s);
+        if (error < *best) {
+            *best = error;
+            *chosen = s;
         }
+        solve_block(x, importance, &s);
+    }
+}
+
+static void fit_q4_k(const float *x, const float *importance, uint8_t *y, fvlm_block_grid *grid)
+{
+    static void (*const fits[])(const float *, const float *, float *, float *) = {fit_part, fit_part_as_ggml};
+    struct q4_k_scales chosen = {0};
+    float steps[PARTS], offsets[PARTS], best = INFINITY;
+    for (size_t i = 0; i < sizeof fits / sizeof *fits; i++) {
+        for (int part = 0; part < PARTS; part++)
+            fits[i](x + part * PART, importance ? importance + part * PART : NULL, &steps[part], &offsets[part]);
+        improve(x, importance, steps, offsets, &chosen, &best);
     }
     put_q4_k_scales(&chosen, y);
     *grid = (fvlm_block_grid){.low = 0, .high = 15};
@@ -263,8 +320,7 @@ void fvlm_block_fit(fvlm_dtype type, const float *x, const float *importance, ui
 
 int fvlm_block_round(const fvlm_block_grid *grid, size_t part, float x)
 {
-    float nearest = rintf((x - grid->offsets[part]) * inverse(grid->steps[part]));
-    return !(nearest > (float)grid->low) ? grid->low : nearest > (float)grid->high ? grid->high : (int)nearest;
+    return whole(rintf((x - grid->offsets[part]) * inverse(grid->steps[part])), grid->low, grid->high);
 }
 
 void fvlm_block_pack(fvlm_dtype type, const int8_t *q, uint8_t *y)

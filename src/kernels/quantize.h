@@ -1,7 +1,7 @@
 /* Writing weights in GGUF's block types (matrix.h has their layout).
  *
- * Q8_0 and Q4_0 are rounded as ggml's own reference does, to the bit. Q4_K is searched more thoroughly: the squared
- * error is never larger than that of ggml's rule on the matrices that tests/clients compares.
+ * Q8_0 and Q4_0 are rounded as ggml's own reference does, to the bit. Q4_K is searched more thoroughly, from ggml's
+ * scales among others, so that the squared error of a block is never larger than ggml's.
  */
 #ifndef FVLM_KERNELS_QUANTIZE_H
 #define FVLM_KERNELS_QUANTIZE_H

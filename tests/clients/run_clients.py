@@ -18,7 +18,8 @@ def main(path, *options):
         print(f"there is no {python}: tools/clients_env.sh makes it; {pathlib.Path(path).name} was not run")
         return SKIPPED
     sys.stdout.flush()
-    command = [str(python), "-B", "-m", "pytest", "-s", "-q", "-rs", "-p", "no:cacheprovider", path, *options]
+    command = [str(python), "-B", "-m", "pytest", "-s", "-q", "-rs", "-p", "no:cacheprovider",
+               "-o", "tmp_path_retention_policy=failed", path, *options]
     os.execv(command[0], command)
 
 

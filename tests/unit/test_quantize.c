@@ -52,6 +52,34 @@ static void test_values_on_the_grid_stay(void **state)
     }
 }
 
+/* Where no value reaches zero, the levels still lie between the least and the largest value only. */
+static void test_values_far_below_zero(void **state)
+{
+    (void)state;
+    float x[256];
+    uint8_t y[144];
+    for (int i = 0; i < 256; i++)
+        x[i] = random_float() / 2 - 10;
+    fvlm_from_float(FVLM_Q4_K, x, 256, y);
+    assert_true(squared_error(FVLM_Q4_K, x, 256, y) < 256 * (1.0 / 15) * (1.0 / 15) / 10);
+}
+
+/* A damaged checkpoint's: nothing is computed that C leaves open, which the sanitizers see. */
+static void test_values_that_are_no_numbers(void **state)
+{
+    (void)state;
+    float x[256];
+    uint8_t y[272];
+    for (int i = 0; i < 256; i++)
+        x[i] = i % 5 == 0 ? NAN : i % 7 == 0 ? INFINITY : i % 11 == 0 ? -3e38f : 1e-42f * (float)i;
+    for (int t = FVLM_Q8_0; t <= FVLM_Q4_K; t++)
+        fvlm_from_float((fvlm_dtype)t, x, 256, y);
+    for (int i = 0; i < 256; i++)
+        x[i] = NAN;
+    for (int t = FVLM_Q8_0; t <= FVLM_Q4_K; t++)
+        fvlm_from_float((fvlm_dtype)t, x, 256, y);
+}
+
 static void test_q8_0_is_within_half_a_step(void **state)
 {
     (void)state;
@@ -255,6 +283,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values_on_the_grid_stay),
+        cmocka_unit_test(test_values_far_below_zero),
+        cmocka_unit_test(test_values_that_are_no_numbers),
         cmocka_unit_test(test_q8_0_is_within_half_a_step),
         cmocka_unit_test(test_fitted_grids),
         cmocka_unit_test(test_inverse_factor),
