@@ -450,7 +450,7 @@ static void pack_int8(fvlm_mil_builder *builder, const float *values)
     builder->scales[builder->row] = scale;
     for (size_t i = 0; i < builder->cols; i++) {
         float q = rintf(values[i] / scale);
-        q = q > INT8_LIMIT ? INT8_LIMIT : q < -INT8_LIMIT ? -INT8_LIMIT : q;
+        q = q > INT8_LIMIT ? INT8_LIMIT : q > -INT8_LIMIT ? q : -INT8_LIMIT; /* the last of a NaN too */
         builder->packed[i] = (uint8_t)(int8_t)q;
     }
 }
