@@ -108,6 +108,21 @@ def fastvlm(tmp_path):
     return run
 
 
+def kill_at_many_moments(check, *arguments, count=10):
+    """Run the program to its end, then again and again, with a SIGKILL at moments spread over its time. `check` looks
+    at what each run left."""
+    command = [*WRAPPER, str(BUILD / "fastvlm"), *map(str, arguments)]
+    start = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    took = time.monotonic() - start
+    for i in range(count):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(took * (i + 0.5) / count)
+        process.kill()
+        process.wait()
+        check()
+
+
 @pytest.fixture
 def model():
     return GOLDEN / "llava"

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from conftest import BUILD, GOLDEN, WRAPPER
+from conftest import BUILD, GOLDEN, WRAPPER, kill_at_many_moments
 from gguf_files import Gguf
 
 sys.path.insert(0, str(GOLDEN))
@@ -153,6 +153,15 @@ def test_a_full_disk_leaves_the_old_file(fastvlm, model, tmp_path):
     assert file.read_bytes() == b"the old one" and sorted(tmp_path.iterdir()) == [file]
 
 
+def test_no_space_leaves_the_old_file(fastvlm, model, tmp_path):
+    """What is written aside goes to a device that is always full."""
+    file, aside = tmp_path / "model.gguf", tmp_path / "model.gguf.part"
+    file.write_bytes(b"the old one")
+    aside.symlink_to("/dev/full")
+    fastvlm("convert", "--model", model, "--output", file).failed(1, "model.gguf.part", "No space left")
+    assert file.read_bytes() == b"the old one" and not aside.is_symlink()
+
+
 def test_a_killed_run_leaves_the_old_file(model, tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"the old one")
@@ -165,6 +174,26 @@ def test_a_killed_run_leaves_the_old_file(model, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert file.read_bytes() == b"the old one"
+
+
+@pytest.mark.parametrize("options", [(), ("--split",), ("--to", "llava")], ids=["file", "pair", "folder"])
+def test_a_kill_at_any_moment_leaves_whole_files(fastvlm, model, tmp_path, options):
+    out = tmp_path / "out"
+
+    def convert(kind):
+        assert fastvlm("convert", "--model", model, "--output", out, "--type", kind, *options).code == 0
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        return {path.relative_to(tmp_path): path.read_bytes() for path in files}
+
+    new, old = convert("f16"), convert("f32")
+    assert new.keys() == old.keys()
+
+    def check():
+        for path in old:
+            assert (tmp_path / path).read_bytes() in (old[path], new[path])
+
+    kill_at_many_moments(check, "convert", "--model", model, "--output", out, "--type", "f16", *options)
+    assert convert("f32") == old  # what was left aside is in nobody's way, and gone
 
 
 def test_an_interrupt_cleans_up(model, tmp_path):

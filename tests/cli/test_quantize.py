@@ -2,13 +2,14 @@
 stopped."""
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 
 import pytest
 
-from conftest import BUILD, GOLDEN, WRAPPER
+from conftest import BUILD, GOLDEN, WRAPPER, kill_at_many_moments
 from gguf_files import Gguf
 
 
@@ -81,6 +82,32 @@ def test_a_stopped_run_goes_on(fastvlm, model, pictures, tmp_path):
     clean = quantize(fastvlm, model, pictures, tmp_path / "clean.gguf", "--type", "q4_0")
     assert out.read_bytes() == (tmp_path / "clean.gguf").read_bytes()
     assert [round(layer["error"], 6) for layer in clean["layers"]] == [round(layer["error"], 6) for layer in report["layers"]]
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(fastvlm, model, pictures, tmp_path):
+    out = tmp_path / "q.gguf"
+    quantize(fastvlm, model, pictures, out, "--type", "q4_0")
+    new = out.read_bytes()
+    quantize(fastvlm, model, pictures, out, "--type", "q8_0")
+    old = out.read_bytes()
+
+    def check():
+        assert out.read_bytes() in (old, new)
+
+    kill_at_many_moments(check, "quantize", "--model", model, "--output", out, "--calibration", pictures, "--type", "q4_0")
+    quantize(fastvlm, model, pictures, out, "--type", "q8_0")
+    assert out.read_bytes() == old and sorted(tmp_path.glob("q*")) == [out]
+
+
+@pytest.mark.parametrize("bytes", [10_000, 100_000])
+def test_a_full_disk_leaves_the_old_file(fastvlm, model, pictures, tmp_path, bytes):
+    """The first limit stops the file of a layer, the second the model's."""
+    out = tmp_path / "q.gguf"
+    out.write_bytes(b"the old one")
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))  # noqa: E731
+    fastvlm("quantize", "--model", model, "--output", out, "--calibration", pictures, "--type", "q8_0",
+            preexec_fn=limit).failed(1, "cannot write", ".part")
+    assert out.read_bytes() == b"the old one" and list(tmp_path.rglob("*.part")) == []
 
 
 def test_layers_of_other_settings_are_not_taken(fastvlm, model, pictures, tmp_path):
