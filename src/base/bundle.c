@@ -57,3 +57,16 @@ void fvlm_bundle_file_close(fvlm_bundle_file *file)
     free(file->path);
     *file = (fvlm_bundle_file){0};
 }
+
+fvlm_status fvlm_bundle_copy(const fvlm_bundle *bundle, const char *name, const char *folder, fvlm_error *error)
+{
+    fvlm_bundle_file file;
+    if (!fvlm_bundle_has(bundle, name))
+        return FVLM_OK;
+    fvlm_status status = fvlm_bundle_open(bundle, name, SIZE_MAX, &file, error);
+    if (status)
+        return status;
+    status = fvlm_file_write(folder, name, file.data, file.size, error);
+    fvlm_bundle_file_close(&file);
+    return status;
+}

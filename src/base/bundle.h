@@ -36,4 +36,7 @@ fvlm_status fvlm_bundle_open(const fvlm_bundle *bundle, const char *name, size_t
                              fvlm_error *error);
 void fvlm_bundle_file_close(fvlm_bundle_file *file);
 
+/* Write a copy of the file `name` into `folder`; none in the bundle is fine. */
+fvlm_status fvlm_bundle_copy(const fvlm_bundle *bundle, const char *name, const char *folder, fvlm_error *error);
+
 #endif

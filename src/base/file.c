@@ -342,6 +342,20 @@ void fvlm_writer_abort(fvlm_writer **writer)
     writer_free(writer);
 }
 
+fvlm_status fvlm_file_write(const char *folder, const char *name, const void *data, size_t bytes, fvlm_error *error)
+{
+    char *path = fvlm_path_join(folder, name);
+    fvlm_writer *writer = NULL;
+    fvlm_status status = path ? fvlm_writer_open(path, &writer, error) : fvlm_fail_memory(error);
+    if (!status)
+        status = fvlm_writer_write(writer, data, bytes, error);
+    if (!status)
+        status = fvlm_writer_commit(&writer, error);
+    fvlm_writer_abort(&writer);
+    free(path);
+    return status;
+}
+
 double fvlm_clock_ms(void)
 {
 #ifdef _WIN32

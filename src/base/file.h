@@ -43,6 +43,8 @@ fvlm_status fvlm_writer_patch(fvlm_writer *writer, long offset, const void *data
 fvlm_status fvlm_writer_commit(fvlm_writer **writer, fvlm_error *error);
 /* Remove what was written aside, free. NULL is fine. */
 void fvlm_writer_abort(fvlm_writer **writer);
+/* The whole file folder/name in one go. */
+fvlm_status fvlm_file_write(const char *folder, const char *name, const void *data, size_t bytes, fvlm_error *error);
 
 /* Milliseconds of a monotonic clock. */
 double fvlm_clock_ms(void);

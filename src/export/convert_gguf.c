@@ -16,19 +16,6 @@
 #define FILE_LIMIT ((size_t)256 << 20)
 #define QUANTIZATION_VERSION 2 /* of ggml's block layouts */
 
-/* The files that make up a checkpoint besides its weights. */
-static const char *const small_files[] = {"config.json",
-                                          "generation_config.json",
-                                          "preprocessor_config.json",
-                                          "processor_config.json",
-                                          "tokenizer.json",
-                                          "tokenizer_config.json",
-                                          "vocab.json",
-                                          "merges.txt",
-                                          "added_tokens.json",
-                                          "special_tokens_map.json",
-                                          "chat_template.jinja"};
-
 /* What Qwen2's templates come to for plain turns, for programs that read one from the file. */
 static const char default_template[] =
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -135,19 +122,19 @@ static fvlm_status put_config(fvlm_gguf_writer *writer, const fvlm_bundle *files
 static fvlm_status put_files(fvlm_gguf_writer *writer, const fvlm_source *source, fvlm_error *error)
 {
     fvlm_status status = FVLM_OK;
-    for (size_t i = 0; i < sizeof small_files / sizeof *small_files && !status; i++) {
+    for (size_t i = 0; fvlm_small_files[i] && !status; i++) {
         fvlm_bundle_file file;
-        if (!fvlm_bundle_has(&source->files, small_files[i]))
+        if (!fvlm_bundle_has(&source->files, fvlm_small_files[i]))
             continue;
         if (i == 0 && source->config.quantized_bits) {
             status = put_config(writer, &source->files, error);
             continue;
         }
-        status = fvlm_bundle_open(&source->files, small_files[i], FILE_LIMIT, &file, error);
+        status = fvlm_bundle_open(&source->files, fvlm_small_files[i], FILE_LIMIT, &file, error);
         if (status)
             break;
         char key[128];
-        snprintf(key, sizeof key, FVLM_GGUF_FILE_KEY "%s", small_files[i]);
+        snprintf(key, sizeof key, FVLM_GGUF_FILE_KEY "%s", fvlm_small_files[i]);
         fvlm_gguf_put_string(writer, key, file.data, file.size);
         fvlm_bundle_file_close(&file);
     }

@@ -96,32 +96,3 @@ fvlm_status fvlm_export_put_json(const fvlm_export_folder *folder, const char *n
     free(path);
     return status;
 }
-
-fvlm_status fvlm_export_put_bytes(const fvlm_export_folder *folder, const char *name, const void *data, size_t bytes,
-                                  fvlm_error *error)
-{
-    char *path = fvlm_path_join(folder->aside, name);
-    fvlm_writer *writer = NULL;
-    fvlm_status status = path ? fvlm_writer_open(path, &writer, error) : fvlm_fail_memory(error);
-    if (!status)
-        status = fvlm_writer_write(writer, data, bytes, error);
-    if (!status)
-        status = fvlm_writer_commit(&writer, error);
-    fvlm_writer_abort(&writer);
-    free(path);
-    return status;
-}
-
-fvlm_status fvlm_export_put_copy(const fvlm_export_folder *folder, const fvlm_bundle *from, const char *name,
-                                 fvlm_error *error)
-{
-    fvlm_bundle_file file;
-    if (!fvlm_bundle_has(from, name))
-        return FVLM_OK;
-    fvlm_status status = fvlm_bundle_open(from, name, SIZE_MAX, &file, error);
-    if (status)
-        return status;
-    status = fvlm_export_put_bytes(folder, name, file.data, file.size, error);
-    fvlm_bundle_file_close(&file);
-    return status;
-}

@@ -19,12 +19,7 @@ fvlm_status fvlm_export_folder_commit(fvlm_export_folder *folder, fvlm_error *er
 /* Remove what is aside, free. After a commit it only frees. */
 void fvlm_export_folder_close(fvlm_export_folder *folder);
 
-/* Files of the folder: a JSON object (taken over; NULL: out of memory), bytes, a copy. */
+/* A file of the folder: a JSON object (taken over; NULL: out of memory). */
 fvlm_status fvlm_export_put_json(const fvlm_export_folder *folder, const char *name, json_t *object, fvlm_error *error);
-fvlm_status fvlm_export_put_bytes(const fvlm_export_folder *folder, const char *name, const void *data, size_t bytes,
-                                  fvlm_error *error);
-/* The file of that name in `from`; none there is fine. */
-fvlm_status fvlm_export_put_copy(const fvlm_export_folder *folder, const fvlm_bundle *from, const char *name,
-                                 fvlm_error *error);
 
 #endif

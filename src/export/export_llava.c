@@ -1,12 +1,7 @@
 /* A folder in LLaVA's layout. Tensors already have its names and shapes; a checkpoint that was in this layout gets its
- * small files back as they were. */
+ * small files back as they were; those of transformers' processor are for its own layout. */
 #include "export/export_config.h"
 #include "export/export_tensors.h"
-
-/* What a LLaVA checkpoint holds besides weights and config.json. */
-static const char *const small_files[] = {
-    "generation_config.json", "tokenizer.json",          "tokenizer_config.json", "vocab.json", "merges.txt",
-    "added_tokens.json",      "special_tokens_map.json", "chat_template.jinja"};
 
 static void add_tensors(fvlm_export_list *list, fvlm_export_type type)
 {
@@ -26,7 +21,7 @@ static fvlm_status put_config(const fvlm_export_source *source, const fvlm_expor
                               fvlm_error *error)
 {
     if (type == FVLM_EXPORT_DEFAULT && !source->config->fast_vlm && !source->config->quantized_bits)
-        return fvlm_export_put_copy(folder, &source->model->files, "config.json", error);
+        return fvlm_bundle_copy(&source->model->files, fvlm_small_files[0], folder->aside, error);
     json_t *config = fvlm_export_llava_config(source, fvlm_export_dtype(source, type));
     return fvlm_export_put_json(folder, "config.json", config, error);
 }
@@ -45,7 +40,8 @@ fvlm_status fvlm_export_llava(const fvlm_export_options *options, fvlm_error *er
     }
     if (!status)
         status = put_config(source, &job.folder, options->type, error);
-    for (size_t i = 0; i < sizeof small_files / sizeof *small_files && !status; i++)
-        status = fvlm_export_put_copy(&job.folder, &source->model->files, small_files[i], error);
+    for (size_t i = 1; fvlm_small_files[i] && !status; i++)
+        if (!source->config->fast_vlm || !fvlm_export_ends_in(fvlm_small_files[i], "processor_config.json"))
+            status = fvlm_bundle_copy(&source->model->files, fvlm_small_files[i], job.folder.aside, error);
     return fvlm_export_job_end(&job, status, error);
 }

@@ -78,10 +78,10 @@ fvlm_status fvlm_export_put_tokenizer(const fvlm_export_source *source, const fv
     fvlm_status status = FVLM_OK;
     for (size_t i = 0; !status && i < sizeof with_token / sizeof with_token[0]; i++)
         status = source->image_token_free ? put_with_token(source, folder, with_token[i], error)
-                                          : fvlm_export_put_copy(folder, files, with_token[i], error);
+                                          : fvlm_bundle_copy(files, with_token[i], folder->aside, error);
     for (size_t i = 0; !status && i < sizeof copied / sizeof copied[0]; i++)
-        status = fvlm_export_put_copy(folder, files, copied[i], error);
+        status = fvlm_bundle_copy(files, copied[i], folder->aside, error);
     if (!status && !fvlm_bundle_has(files, "chat_template.jinja"))
-        status = fvlm_export_put_bytes(folder, "chat_template.jinja", chat_template, sizeof chat_template - 1, error);
+        status = fvlm_file_write(folder->aside, "chat_template.jinja", chat_template, sizeof chat_template - 1, error);
     return status;
 }

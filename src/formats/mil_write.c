@@ -545,15 +545,8 @@ fvlm_status fvlm_mil_builder_status(const fvlm_mil_builder *builder)
 
 static void write_file(fvlm_mil_builder *builder, const char *name, const void *data, size_t bytes)
 {
-    fvlm_writer *writer = NULL;
-    const char *path = package_path(builder, name);
     if (!builder->status)
-        builder->status = fvlm_writer_open(path, &writer, builder->error);
-    if (!builder->status)
-        builder->status = fvlm_writer_write(writer, data, bytes, builder->error);
-    if (!builder->status)
-        builder->status = fvlm_writer_commit(&writer, builder->error);
-    fvlm_writer_abort(&writer);
+        builder->status = fvlm_file_write(builder->package, name, data, bytes, builder->error);
 }
 
 /* An array of the model's interface. Sizes that are only known when it runs are left out of a result. */

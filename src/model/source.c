@@ -9,6 +9,20 @@
 #include "model/weights.h"
 #include "text/tokenizer.h"
 
+const char *const fvlm_small_files[] = {"config.json",
+                                        "generation_config.json",
+                                        "preprocessor_config.json",
+                                        "processor_config.json",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "added_tokens.json",
+                                        "special_tokens_map.json",
+                                        "chat_template.jinja",
+                                        "chat_template.json",
+                                        NULL};
+
 char *fvlm_gguf_projector_path(const char *path)
 {
     const char *name = strrchr(path, '/');

@@ -28,6 +28,9 @@ void fvlm_source_close(fvlm_source **source);
 /* Tell the system that a tensor's bytes are no longer needed in memory; they are read again when they are. */
 void fvlm_source_forget(const fvlm_source *source, const void *data, size_t bytes);
 
+/* Names of the small files that a checkpoint may have beside its weights, config.json first; NULL behind the last. */
+extern const char *const fvlm_small_files[];
+
 /* Keys of the metadata that hold the model's small files: this and the file's name. */
 #define FVLM_GGUF_FILE_KEY "fastvlm.file."
 /* What the projector's file of a pair is called: this and the name of the language model's. */

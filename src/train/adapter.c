@@ -42,8 +42,8 @@ static fvlm_status write_config(const fvlm_source *source, size_t rank, double a
                              "fan_in_fan_out", 0, "modules_to_save");
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
-    fvlm_status status = text ? fvlm_folder_file_write(folder, "adapter_config.json", text, strlen(text), error)
-                              : fvlm_fail_memory(error);
+    fvlm_status status =
+        text ? fvlm_file_write(folder, "adapter_config.json", text, strlen(text), error) : fvlm_fail_memory(error);
     free(text);
     return status;
 }

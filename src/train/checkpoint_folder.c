@@ -244,8 +244,8 @@ static fvlm_status write_state(fvlm_trainer *trainer, const char *folder, fvlm_e
                              fvlm_trainer_ranks(trainer), "run", fingerprint(trainer));
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
-    fvlm_status status = text ? fvlm_folder_file_write(folder, "trainer_state.json", text, strlen(text), error)
-                              : fvlm_fail_memory(error);
+    fvlm_status status =
+        text ? fvlm_file_write(folder, "trainer_state.json", text, strlen(text), error) : fvlm_fail_memory(error);
     free(text);
     return status;
 }

@@ -7,42 +7,11 @@
 #include "base/memory.h"
 #include "model/weights.h"
 
-#define MAX_COPIED ((size_t)64 << 20)
-
-static const char *const copied_files[] = {
-    "config.json",         "generation_config.json", "tokenizer.json",           "vocab.json",
-    "merges.txt",          "added_tokens.json",      "tokenizer_config.json",    "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json",     "preprocessor_config.json", "processor_config.json",
-};
-
-fvlm_status fvlm_folder_file_write(const char *folder, const char *name, const char *data, size_t bytes,
-                                   fvlm_error *error)
-{
-    char *path = fvlm_path_join(folder, name);
-    fvlm_writer *writer = NULL;
-    fvlm_status status = path ? fvlm_writer_open(path, &writer, error) : fvlm_fail_memory(error);
-    if (!status)
-        status = fvlm_writer_write(writer, data, bytes, error);
-    if (!status)
-        status = fvlm_writer_commit(&writer, error);
-    fvlm_writer_abort(&writer);
-    free(path);
-    return status;
-}
-
 fvlm_status fvlm_model_folder_copy(const fvlm_source *source, const char *folder, fvlm_error *error)
 {
     fvlm_status status = FVLM_OK;
-    for (size_t i = 0; i < sizeof copied_files / sizeof *copied_files && !status; i++) {
-        fvlm_bundle_file file;
-        if (!fvlm_bundle_has(&source->files, copied_files[i]))
-            continue;
-        status = fvlm_bundle_open(&source->files, copied_files[i], MAX_COPIED, &file, error);
-        if (!status) {
-            status = fvlm_folder_file_write(folder, copied_files[i], file.data, file.size, error);
-            fvlm_bundle_file_close(&file);
-        }
-    }
+    for (size_t i = 0; fvlm_small_files[i] && !status; i++)
+        status = fvlm_bundle_copy(&source->files, fvlm_small_files[i], folder, error);
     return status;
 }
 

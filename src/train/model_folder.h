@@ -15,8 +15,5 @@ fvlm_status fvlm_model_folder_write(const fvlm_source *source, fvlm_replace_fn r
 
 /* The small files alone. */
 fvlm_status fvlm_model_folder_copy(const fvlm_source *source, const char *folder, fvlm_error *error);
-/* Write `bytes` of data as folder/name, put in place only when it is whole. */
-fvlm_status fvlm_folder_file_write(const char *folder, const char *name, const char *data, size_t bytes,
-                                   fvlm_error *error);
 
 #endif
