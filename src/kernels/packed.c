@@ -49,6 +49,11 @@ int fvlm_packed_int8_levels(void)
     return fvlm_packed_kernels_select()->levels;
 }
 
+bool fvlm_packed_multiplies_bf16(void)
+{
+    return fvlm_packed_kernels_select()->bf16;
+}
+
 static size_t least(size_t a, size_t b)
 {
     return a < b ? a : b;

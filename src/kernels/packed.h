@@ -10,6 +10,8 @@
 #ifndef FVLM_KERNELS_PACKED_H
 #define FVLM_KERNELS_PACKED_H
 
+#include <stdbool.h>
+
 #include "base/pool.h"
 #include "kernels/conv.h"
 #include "kernels/gemm.h"
@@ -51,6 +53,14 @@ int fvlm_packed_int8_levels(void);
  */
 void fvlm_packed_linear(fvlm_pool *pool, const fvlm_packed *w, const float *x, size_t m, size_t x_stride, float *y,
                         size_t y_stride, const fvlm_epilogue *epilogue);
+
+/* Attention among `tokens` tokens with heads of FVLM_PACKED_HEAD channels: out[tokens, heads, FVLM_PACKED_HEAD] from
+ * the queries, keys and values of each, qkv[tokens, 3, heads, FVLM_PACKED_HEAD]. `type` is FVLM_PACKED_FP32, or
+ * FVLM_PACKED_BF16, which rounds what goes into both products; that is faster where there are instructions for it. */
+#define FVLM_PACKED_HEAD FVLM_PACKED_PANEL
+void fvlm_packed_attention(fvlm_pool *pool, fvlm_packed_type type, size_t tokens, size_t heads, const float *qkv,
+                           float *out);
+bool fvlm_packed_multiplies_bf16(void);
 
 /* The tower's feed-forward block over a picture x[h, w, c]: y = x + scale * (fc2(gelu(fc1(conv(x)) + bias1)) + bias2),
  * with a depthwise convolution of stride 1 without activation, fc1 [wide, c] and fc2 [c, wide] of one type. */

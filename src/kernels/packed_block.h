@@ -35,7 +35,26 @@ typedef struct fvlm_packed_block {
 /* Behind a slice of an FFN's middle in float32: room for a vector of maxima. */
 #define FVLM_PACKED_MAXIMA 16
 
+/* Keys of an attention's chunk. A multiple of FVLM_PACKED_PANEL. */
+#define FVLM_PACKED_KEYS 256
+
+/* Some queries of one head against a chunk of its keys and values. With e_j = e^(scale (q k_j - largest)) over all
+ * chunks so far, `sums` is that of e_j v_j, `totals` that of e_j, and `largest` the largest q k_j. */
+typedef struct fvlm_packed_chunk {
+    fvlm_packed_type type; /* FVLM_PACKED_FP32 or FVLM_PACKED_BF16 */
+    const uint8_t *q;      /* [queries, FVLM_PACKED_PANEL channels], without gaps */
+    size_t queries;
+    const uint8_t *keys;   /* panels [FVLM_PACKED_PANEL keys] of units of channels */
+    const uint8_t *values; /* a panel [FVLM_PACKED_PANEL channels] of units of keys, up to whole panels of keys */
+    size_t count;          /* keys, at most FVLM_PACKED_KEYS */
+    float scale;           /* above 0 */
+    bool first;            /* there are no sums yet */
+    float *sums;           /* [queries, FVLM_PACKED_PANEL] */
+    float *totals, *largest;
+} fvlm_packed_chunk;
+
 typedef struct fvlm_packed_kernels {
+    bool bf16;  /* fvlm_packed_multiplies_bf16 */
     int levels; /* fvlm_packed_int8_levels */
     /* A row of weights as units; `to` has fvlm_packed_stride bytes. sums[s * sums_stride] is that of slice s. */
     void (*round)(fvlm_packed_type type, const float *w, size_t cols, uint8_t *to, float *scale, float *sums,
@@ -50,6 +69,7 @@ typedef struct fvlm_packed_kernels {
     /* gelu(block): rows 0 .. call->rows of `to` receive the block's columns, at most FVLM_PACKED_SLICE, as its first
      * slice. int8: call->y is scratch [rows, FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA] floats for them. */
     void (*hidden)(const fvlm_packed_block *call, const fvlm_packed_rows *to);
+    void (*attend)(const fvlm_packed_chunk *call);
 } fvlm_packed_kernels;
 
 extern const fvlm_packed_kernels fvlm_packed_kernels_reference, fvlm_packed_kernels_avx2, fvlm_packed_kernels_avx512,

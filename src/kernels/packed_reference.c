@@ -211,9 +211,36 @@ static void hidden(const fvlm_packed_block *call, const fvlm_packed_rows *to)
     }
 }
 
+static void attend(const fvlm_packed_chunk *call)
+{
+    size_t row_bytes = PANEL * fvlm_packed_input_bytes(call->type);
+    for (size_t query = 0; query < call->queries; query++) {
+        float scores[FVLM_PACKED_KEYS] = {0}, largest = call->first ? -INFINITY : call->largest[query];
+        uint8_t weights[FVLM_PACKED_KEYS * sizeof(float)];
+        float sums[PANEL] = {0}, total = 0;
+        for (size_t key = 0; key < call->count; key += PANEL)
+            add_floats(call->type, call->q + query * row_bytes, call->keys + key * row_bytes, PANEL, scores + key);
+        for (size_t key = 0; key < call->count; key++)
+            largest = scores[key] > largest ? scores[key] : largest;
+        for (size_t key = 0; key < call->count; key++)
+            total += scores[key] = expf(call->scale * (scores[key] - largest));
+        if (call->type == FVLM_PACKED_BF16)
+            to_bf16(scores, call->count, weights);
+        else
+            memcpy(weights, scores, call->count * sizeof *scores);
+        add_floats(call->type, weights, call->values, call->count, sums);
+        float factor = call->first ? 0 : expf(call->scale * (call->largest[query] - largest));
+        for (size_t i = 0; i < PANEL; i++)
+            call->sums[query * PANEL + i] = sums[i] + (call->first ? 0 : factor * call->sums[query * PANEL + i]);
+        call->totals[query] = total + (call->first ? 0 : factor * call->totals[query]);
+        call->largest[query] = largest;
+    }
+}
+
 const fvlm_packed_kernels fvlm_packed_kernels_reference = {.levels = LEVELS,
                                                            .round = round_weights,
                                                            .interleave = interleave,
                                                            .prepare = prepare,
                                                            .block = block,
-                                                           .hidden = hidden};
+                                                           .hidden = hidden,
+                                                           .attend = attend};

@@ -81,7 +81,7 @@ static fvlm_status add_end_token(fvlm_engine *engine, fvlm_error *error)
 static fvlm_status allocate_workspace(fvlm_engine *engine, fvlm_error *error)
 {
     int threads = fvlm_pool_threads(engine->pool);
-    size_t tower = fvlm_vision_workspace(engine->vision, engine->config.vision.resolution, threads);
+    size_t tower = fvlm_vision_workspace(engine->vision, engine->config.vision.resolution);
     size_t projector = fvlm_projector_workspace(engine->projector, fvlm_engine_tile_tokens(engine));
     size_t decoder = FVLM_DECODER_ROWS * engine->config.decoder.hidden + /* the rows themselves */
                      fvlm_decoder_workspace(engine->decoder, FVLM_DECODER_ROWS, engine->context, threads);

@@ -12,7 +12,6 @@
 
 #include "base/checked.h"
 #include "base/cpu.h"
-#include "kernels/attention.h"
 #include "kernels/conv.h"
 #include "kernels/gemm.h"
 #include "kernels/norm.h"
@@ -22,6 +21,8 @@
 #define NORM_EPS 1e-5f /* batch norm and layer norm alike (PyTorch's default) */
 #define BLOCK_NAME 96  /* bytes that hold the name of a stage's or block's tensors without their last parts */
 #define SQUEEZE 16     /* conv_exp's squeeze-excite goes through width / 16 channels */
+
+_Static_assert(FVLM_VISION_HEAD_DIM == FVLM_PACKED_HEAD, "heads are as the kernel takes them");
 
 /* A depthwise convolution's weights, packed for the kernel. */
 struct depthwise {
@@ -66,6 +67,7 @@ struct fvlm_vision {
     struct stage stages[FVLM_STAGES];
     struct depthwise expand;
     struct linear squeeze, excite;
+    fvlm_packed_type attention_type;
 };
 
 /* Loading. */
@@ -278,6 +280,8 @@ fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *con
     vision->expand = load_depthwise(loader, 2 * last, 3, 1, 2, NULL, NULL, PREFIX "conv_exp.reparam_conv");
     vision->squeeze = load_linear(loader, 2 * last / SQUEEZE, 2 * last, true, PREFIX "conv_exp.se.reduce");
     vision->excite = load_linear(loader, 2 * last, 2 * last / SQUEEZE, true, PREFIX "conv_exp.se.expand");
+    vision->attention_type =
+        precision != FVLM_PRECISION_FP32 && fvlm_packed_multiplies_bf16() ? FVLM_PACKED_BF16 : FVLM_PACKED_FP32;
     pack_layers(loader, precision, vision);
     return loader->status ? NULL : vision;
 }
@@ -296,9 +300,8 @@ size_t fvlm_vision_width(const fvlm_vision *vision)
 /* Workspace: where each buffer starts, in floats. */
 
 struct layout {
-    size_t x, mixed;  /* two buffers of `plane` floats: the residual stream and what blocks put beside it */
-    size_t qkv;       /* [pixels, 3 * channels] of an attention block */
-    size_t attention; /* kernels/attention.h's workspace */
+    size_t x, mixed; /* two buffers of `plane` floats: the residual stream and what blocks put beside it */
+    size_t qkv;      /* [pixels, 3 * channels] of an attention block */
     size_t total;
 };
 
@@ -307,28 +310,25 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-static struct layout plan(const fvlm_vision *vision, size_t resolution, int threads)
+static struct layout plan(const fvlm_vision *vision, size_t resolution)
 {
     /* Squeeze-excite's two vectors need as much too. */
-    size_t plane = vision->expand.channels + vision->squeeze.weight.rows, qkv = 0, attention = 0;
+    size_t plane = vision->expand.channels + vision->squeeze.weight.rows, qkv = 0;
     for (size_t i = 0; i < FVLM_STAGES; i++) {
         const struct stage *stage = &vision->stages[i];
         size_t side = stage_side(resolution, i), pixels = side * side;
         plane = larger(plane, pixels * stage->channels);
-        if (stage->attention) {
+        if (stage->attention)
             qkv = larger(qkv, pixels * 3 * stage->channels);
-            attention = larger(attention, fvlm_attention_workspace(pixels, pixels, FVLM_VISION_HEAD_DIM, threads));
-        }
     }
     struct layout layout = {.x = 0, .mixed = plane, .qkv = 2 * plane};
-    layout.attention = layout.qkv + qkv;
-    layout.total = layout.attention + attention;
+    layout.total = layout.qkv + qkv;
     return layout;
 }
 
-size_t fvlm_vision_workspace(const fvlm_vision *vision, size_t resolution, int threads)
+size_t fvlm_vision_workspace(const fvlm_vision *vision, size_t resolution)
 {
-    return plan(vision, resolution, threads).total;
+    return plan(vision, resolution).total;
 }
 
 /* The forward pass. */
@@ -390,21 +390,8 @@ static void run_attention(const struct pass *pass, const struct block *block, si
     float *qkv = pass->workspace + pass->layout.qkv;
     fvlm_layer_norm(pass->pool, pass->x, pixels, channels, block->norm_weight, block->norm_bias, NORM_EPS, pass->mixed);
     run_linear(pass, &block->qkv, pass->mixed, pixels, qkv, (fvlm_epilogue){0});
-    fvlm_attention attention = {.queries = pixels,
-                                .keys = pixels,
-                                .heads = channels / FVLM_VISION_HEAD_DIM,
-                                .kv_heads = channels / FVLM_VISION_HEAD_DIM,
-                                .head_dim = FVLM_VISION_HEAD_DIM,
-                                .scale = 1.0f / sqrtf(FVLM_VISION_HEAD_DIM),
-                                .q = qkv,
-                                .k = qkv + channels,
-                                .v = qkv + 2 * channels,
-                                .q_stride = 3 * channels,
-                                .k_stride = 3 * channels,
-                                .v_stride = 3 * channels,
-                                .out = pass->mixed,
-                                .out_stride = channels};
-    fvlm_attention_forward(pass->pool, &attention, pass->workspace + pass->layout.attention);
+    fvlm_packed_attention(pass->pool, pass->vision->attention_type, pixels, channels / FVLM_VISION_HEAD_DIM, qkv,
+                          pass->mixed);
     run_linear(pass, &block->projection, pass->mixed, pixels, pass->x,
                (fvlm_epilogue){.scale = block->attention_scale, .residual = pass->x});
 }
@@ -483,7 +470,7 @@ void fvlm_vision_forward(const fvlm_vision *vision, fvlm_pool *pool, const uint8
 {
     struct pass pass = {.vision = vision,
                         .pool = pool,
-                        .layout = plan(vision, resolution, fvlm_pool_threads(pool)),
+                        .layout = plan(vision, resolution),
                         .workspace = workspace,
                         .on_stage = on_stage,
                         .user = user,

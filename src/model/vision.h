@@ -24,7 +24,7 @@ fvlm_precision fvlm_vision_fastest(void);
 size_t fvlm_vision_width(const fvlm_vision *vision);
 
 /* Floats of workspace that a forward pass at `resolution` needs; 0 when that overflows. */
-size_t fvlm_vision_workspace(const fvlm_vision *vision, size_t resolution, int threads);
+size_t fvlm_vision_workspace(const fvlm_vision *vision, size_t resolution);
 
 /* Sees each stage's output x [height, width, channels]; `name` is "stem" or "network.N". */
 typedef void (*fvlm_stage_fn)(void *user, const char *name, const float *x, size_t height, size_t width,

@@ -214,6 +214,61 @@ static void check_degenerate(void)
     }
 }
 
+/* Softmax and both products in double precision, of q, k and v as `type` rounds them. */
+static void expected_attention(fvlm_packed_type type, size_t tokens, size_t heads, const float *qkv, float *out)
+{
+    size_t width = heads * FVLM_PACKED_HEAD, count = tokens * 3 * width;
+    float *x = harness_output(count);
+    double *p = harness_bytes(tokens * sizeof *p);
+    for (size_t i = 0; i < count; i++)
+        x[i] = type == FVLM_PACKED_BF16 ? as_bf16(qkv[i]) : qkv[i];
+    for (size_t i = 0; i < tokens; i++)
+        for (size_t head = 0; head < heads; head++) {
+            const float *q = x + i * 3 * width + head * FVLM_PACKED_HEAD, *k = x + width + head * FVLM_PACKED_HEAD;
+            double largest = -INFINITY, sum = 0;
+            for (size_t j = 0; j < tokens; j++) {
+                p[j] = 0;
+                for (size_t c = 0; c < FVLM_PACKED_HEAD; c++)
+                    p[j] += (double)q[c] * k[j * 3 * width + c] / sqrt(FVLM_PACKED_HEAD);
+                largest = p[j] > largest ? p[j] : largest;
+            }
+            for (size_t j = 0; j < tokens; j++)
+                sum += p[j] = exp(p[j] - largest);
+            for (size_t c = 0; c < FVLM_PACKED_HEAD; c++) {
+                double value = 0;
+                for (size_t j = 0; j < tokens; j++)
+                    value += p[j] * k[j * 3 * width + width + c];
+                out[i * width + head * FVLM_PACKED_HEAD + c] = (float)(value / sum);
+            }
+        }
+}
+
+/* Fewer tokens than a panel, several chunks of keys, and several runs of queries. */
+static void check_attention(void)
+{
+    static const size_t most[] = {40, 700, 1100};
+    size_t tokens = harness_between(1, most[harness_random() % 3]), heads = tokens > 700 ? 1 : harness_between(1, 3);
+    size_t count = tokens * heads * FVLM_PACKED_HEAD;
+    fvlm_packed_type type = harness_random() & 1 ? FVLM_PACKED_BF16 : FVLM_PACKED_FP32;
+    float *qkv = harness_floats(3 * count, 2), *expected = harness_output(count);
+    float *out = harness_output(count), *again = harness_output(count);
+    /* The largest score comes late, and takes nearly all: what went before must be brought down. */
+    if (harness_random() & 1)
+        for (size_t i = 0; i < heads * FVLM_PACKED_HEAD; i++)
+            qkv[((tokens - 1) * 3 + 1) * heads * FVLM_PACKED_HEAD + i] *= 20;
+    expected_attention(type, tokens, heads, qkv, expected);
+    HARNESS_LEVELS(level)
+    {
+        for (int threads = 1; threads <= 3; threads += 2)
+            fvlm_packed_attention(harness_pool(threads), type, tokens, heads, qkv, threads == 1 ? out : again);
+        char what[64];
+        snprintf(what, sizeof what, "%s attention, %zu tokens", type_name(type), tokens);
+        /* bf16: each weight is off by 2^-9 of it at most, and the values reach some 8. */
+        harness_near(what, expected, out, count, (harness_tolerance){type == FVLM_PACKED_BF16 ? 0.02 : 2e-5, 1e-5});
+        harness_near("3 threads", out, again, count, (harness_tolerance){0, 0});
+    }
+}
+
 struct ffn_case {
     fvlm_depthwise conv;
     size_t wide;
@@ -443,6 +498,35 @@ static void bench_ffn(void)
     }
 }
 
+static void run_attention(void *argument)
+{
+    struct bench *bench = argument;
+    fvlm_packed_attention(bench->pool, bench->type, bench->m, 24, bench->x, bench->y);
+}
+
+static void bench_attention(void)
+{
+    static const fvlm_packed_type attention_types[] = {FVLM_PACKED_FP32, FVLM_PACKED_BF16};
+    static const size_t tokens[] = {256, 1024, 4096};
+    for (size_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++) {
+        size_t count = tokens[i] * 24 * FVLM_PACKED_HEAD;
+        struct bench bench = {.m = tokens[i], .x = harness_floats(3 * count, 1), .y = harness_output(count)};
+        for (size_t t = 0; t < 2; t++)
+            for (int threads = 1; threads <= fvlm_cpu_count(); threads++) {
+                bench.type = attention_types[t];
+                bench.pool = harness_pool(threads);
+                char what[128];
+                snprintf(what, sizeof what, "%s attention, %zu tokens, %d threads", type_name(bench.type), tokens[i],
+                         threads);
+                HARNESS_LEVELS(level)
+                {
+                    if (!harness_is_reference())
+                        harness_bench(what, 4.0 * (double)(tokens[i] * count), 0, run_attention, &bench);
+                }
+            }
+    }
+}
+
 static void run_pack(void *argument)
 {
     struct bench *bench = argument;
@@ -472,6 +556,7 @@ static const harness_test tests[] = {
     {"exact", 20, check_exact, bench_pack},
     {"special", 40, check_special, NULL},
     {"degenerate", 10, check_degenerate, NULL},
+    {"attention", 20, check_attention, bench_attention},
     {"ffn", 8, check_ffn, bench_ffn},
     {"stem", 12, check_stem, NULL},
 };

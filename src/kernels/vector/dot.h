@@ -12,7 +12,16 @@
 #ifndef FVLM_KERNELS_VECTOR_DOT_H
 #define FVLM_KERNELS_VECTOR_DOT_H
 
+#include <stdbool.h>
+
 #include "kernels/vector/vector.h"
+
+/* One instruction multiplies bf16. */
+#if defined(__AVX512BF16__)
+enum { DOT_BF16 = true };
+#else
+enum { DOT_BF16 = false };
+#endif
 
 /* clang-format off */
 

@@ -4,17 +4,12 @@
  * leaves the raw sums, [rows, WIDTH] of float32 or int32, in level 1 cache; what follows reads them from there: scaling
  * of integers, then the epilogue into y, or GELU and rounding into the activations of an FFN's second layer.
  */
-#include <stdbool.h>
 #include <string.h>
 
-#include "kernels/packed_block.h"
-#include "kernels/vector/dot.h"
 #include "kernels/vector/interleave.h"
+#include "kernels/vector/packed_attention.h"
+#include "kernels/vector/packed_tile.h"
 #include "kernels/vector/vector_math.h"
-
-enum { PANEL = FVLM_PACKED_PANEL, UNIT_BYTES = FVLM_PACKED_UNIT, VECTORS = 2, WIDTH = VECTORS * VF_LANES };
-/* Rows of a tile: 2 sums each, beside 2 vectors of weights and 1 of activations. */
-enum { ROWS = VF_REGISTERS == 32 ? 14 : 6 };
 
 struct tile {
     size_t row, rows;               /* of the block; at most ROWS */
@@ -22,103 +17,6 @@ struct tile {
     float sums[ROWS * WIDTH];       /* raw sums; int8: those of slices before the last, scaled */
     int32_t integers[ROWS * WIDTH]; /* int8: raw sums of the last slice */
 };
-
-/* The sums of a tile in registers; those of the other kind do not exist. */
-struct sums {
-    vf floats[ROWS][VECTORS];
-    vd integers[ROWS][VECTORS];
-};
-
-FVLM_INLINE void multiply_unit(fvlm_packed_type type, bool second, vd x, vd w, vf *sum, vd *integers)
-{
-    if (type == FVLM_PACKED_INT8)
-        *integers = vd_dot_u8s8(*integers, x, w);
-    else if (type == FVLM_PACKED_BF16)
-        *sum = vd_dot_bf16(*sum, x, w);
-    else if (type == FVLM_PACKED_FP32)
-        *sum = vf_fma(vd_as_float(x), vd_as_float(w), *sum);
-    else
-        *sum = vf_fma(vd_as_float(x), second ? vd_second_bf16(w) : vd_first_bf16(w), *sum);
-}
-
-/* A unit of weights with a unit of each row of x, or, for FVLM_PACKED_FP32_BF16, with the first or second input. */
-FVLM_INLINE void multiply_step(fvlm_packed_type type, bool second, size_t rows, const uint8_t *x, size_t stride,
-                               const uint8_t *w, struct sums *sums)
-{
-    vd weights[VECTORS];
-    FVLM_UNROLL
-    for (int v = 0; v < VECTORS; v++)
-        weights[v] = vd_load(w + v * VF_LANES * UNIT_BYTES);
-    FVLM_UNROLL
-    for (size_t i = 0; i < rows; i++) {
-        vd unit = vd_spread(x + i * stride);
-        FVLM_UNROLL
-        for (int v = 0; v < VECTORS; v++)
-            multiply_unit(type, second, unit, weights[v], &sums->floats[i][v], &sums->integers[i][v]);
-    }
-}
-
-/* `rows` rows of x with a panel, `inputs` deep. */
-FVLM_INLINE void dot_rows(fvlm_packed_type type, size_t rows, const uint8_t *x, size_t stride, const uint8_t *w,
-                          size_t inputs, struct tile *tile)
-{
-    struct sums sums;
-    FVLM_UNROLL
-    for (size_t i = 0; i < rows; i++)
-        FVLM_UNROLL
-    for (int v = 0; v < VECTORS; v++) {
-        sums.floats[i][v] = vf_zero();
-        sums.integers[i][v] = vd_zero();
-    }
-    const size_t unit = fvlm_packed_unit(type), x_step = unit * fvlm_packed_input_bytes(type);
-    /* Behind an odd number of inputs there may be no other one to read. */
-    size_t units = type == FVLM_PACKED_FP32_BF16 ? inputs / unit : (inputs + unit - 1) / unit;
-    for (size_t k = 0; k < units; k++, x += x_step, w += PANEL * UNIT_BYTES) {
-        multiply_step(type, false, rows, x, stride, w, &sums);
-        if (type == FVLM_PACKED_FP32_BF16)
-            multiply_step(type, true, rows, x + sizeof(float), stride, w, &sums);
-    }
-    if (type == FVLM_PACKED_FP32_BF16 && inputs % unit != 0)
-        multiply_step(type, false, rows, x, stride, w, &sums);
-    FVLM_UNROLL
-    for (size_t i = 0; i < rows; i++)
-        FVLM_UNROLL
-    for (int v = 0; v < VECTORS; v++) {
-        if (type == FVLM_PACKED_INT8)
-            vd_store(tile->integers + i * WIDTH + v * VF_LANES, sums.integers[i][v]);
-        else
-            vf_store(tile->sums + i * WIDTH + v * VF_LANES, sums.floats[i][v]);
-    }
-}
-
-/* One body for each number of rows, so that the sums are registers. */
-#define DOT_CASE(n)                                                                                                    \
-    case n:                                                                                                            \
-        dot_rows(type, n, x, stride, w, inputs, tile);                                                                 \
-        break;
-
-FVLM_INLINE void dot(fvlm_packed_type type, const uint8_t *x, size_t stride, const uint8_t *w, size_t inputs,
-                     struct tile *tile)
-{
-    switch (tile->rows) {
-        DOT_CASE(1)
-        DOT_CASE(2)
-        DOT_CASE(3)
-        DOT_CASE(4)
-        DOT_CASE(5)
-        DOT_CASE(6)
-#if VF_REGISTERS == 32
-        DOT_CASE(7)
-        DOT_CASE(8)
-        DOT_CASE(9)
-        DOT_CASE(10)
-        DOT_CASE(11)
-        DOT_CASE(12)
-        DOT_CASE(13)
-        DOT_CASE(14)
-#endif
-    }
-}
 
 /* What the integers of some channels and one slice are worth. */
 struct worth {
@@ -151,13 +49,13 @@ FVLM_INLINE void multiply(fvlm_packed_type type, const fvlm_packed_block *call, 
     if (end > w->cols)
         end = w->cols;
     if (type != FVLM_PACKED_INT8) {
-        dot(type, x, call->x->stride, data, end - first, tile);
+        dot(type, tile->rows, x, call->x->stride, data, end - first, tile->sums);
         return;
     }
     for (size_t slice = 0;; slice++) {
         size_t done = slice * FVLM_PACKED_SLICE, left = end - first - done;
-        dot(type, x + done, call->x->stride, data + done * PANEL, left < FVLM_PACKED_SLICE ? left : FVLM_PACKED_SLICE,
-            tile);
+        dot(type, tile->rows, x + done, call->x->stride, data + done * PANEL,
+            left < FVLM_PACKED_SLICE ? left : FVLM_PACKED_SLICE, tile->integers);
         if (slice + 1 == call->slices)
             return;
         for (int v = 0; v < VECTORS; v++) {
@@ -236,14 +134,6 @@ FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const
                 vf_store_n(y, value, n);
         }
     }
-}
-
-/* The tiles of a block divide its rows evenly: a tile of 13 rows takes 13/14 of the time of one of 14, but one of 2
- * rows waits for its own sums. */
-FVLM_INLINE size_t next_rows(size_t rows_left)
-{
-    size_t tiles = (rows_left + ROWS - 1) / ROWS;
-    return (rows_left + tiles - 1) / tiles;
 }
 
 FVLM_INLINE void block_of(fvlm_packed_type type, const fvlm_packed_block *call)
@@ -441,9 +331,11 @@ static void round_weights(fvlm_packed_type type, const float *w, size_t cols, ui
     }
 }
 
-const fvlm_packed_kernels FVLM_FOR_ISA(fvlm_packed_kernels) = {.levels = DOT_LEVELS,
+const fvlm_packed_kernels FVLM_FOR_ISA(fvlm_packed_kernels) = {.bf16 = DOT_BF16,
+                                                               .levels = DOT_LEVELS,
                                                                .round = round_weights,
                                                                .interleave = interleave,
                                                                .prepare = prepare,
                                                                .block = block,
-                                                               .hidden = hidden};
+                                                               .hidden = hidden,
+                                                               .attend = FVLM_FOR_ISA(fvlm_packed_attend)};

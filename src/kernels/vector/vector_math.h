@@ -32,6 +32,18 @@ FVLM_INLINE vf vf_exp(vf x)
     return vf_scale2(vf_add(p, vf_set(1.0f)), n);
 }
 
+/* 2^x for x <= 0 to 8e-5 of it, for what is rounded to bf16. Below -150 the result is 0. */
+FVLM_INLINE vf vf_exp2_near(vf x)
+{
+    x = vf_max(vf_set(-150.0f), x);
+    vf n = vf_round(x), f = vf_sub(x, n);
+    vf p = vf_set(0.05517167f);
+    p = vf_fma(p, f, vf_set(0.24261113f));
+    p = vf_fma(p, f, vf_set(0.69326099f));
+    p = vf_fma(p, f, vf_set(0.99992807f));
+    return vf_scale2(p, n);
+}
+
 FVLM_INLINE vf vf_sigmoid(vf x)
 {
     vf one = vf_set(1.0f);

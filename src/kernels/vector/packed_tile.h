@@ -1,0 +1,121 @@
+/* The innermost loop of packed products: a tile of rows of activations by two vectors of a panel of weights. */
+#ifndef FVLM_KERNELS_VECTOR_PACKED_TILE_H
+#define FVLM_KERNELS_VECTOR_PACKED_TILE_H
+
+#include <stdbool.h>
+
+#include "kernels/packed_block.h"
+#include "kernels/vector/dot.h"
+
+enum { PANEL = FVLM_PACKED_PANEL, UNIT_BYTES = FVLM_PACKED_UNIT, VECTORS = 2, WIDTH = VECTORS * VF_LANES };
+/* Rows of a tile: 2 sums each, beside 2 vectors of weights and 1 of activations. */
+enum { ROWS = VF_REGISTERS == 32 ? 14 : 6 };
+
+/* The sums of a tile in registers; those of the other kind do not exist. */
+struct sums {
+    vf floats[ROWS][VECTORS];
+    vd integers[ROWS][VECTORS];
+};
+
+FVLM_INLINE void multiply_unit(fvlm_packed_type type, bool second, vd x, vd w, vf *sum, vd *integers)
+{
+    if (type == FVLM_PACKED_INT8)
+        *integers = vd_dot_u8s8(*integers, x, w);
+    else if (type == FVLM_PACKED_BF16)
+        *sum = vd_dot_bf16(*sum, x, w);
+    else if (type == FVLM_PACKED_FP32)
+        *sum = vf_fma(vd_as_float(x), vd_as_float(w), *sum);
+    else
+        *sum = vf_fma(vd_as_float(x), second ? vd_second_bf16(w) : vd_first_bf16(w), *sum);
+}
+
+/* A unit of weights with a unit of each row of x, or, for FVLM_PACKED_FP32_BF16, with the first or second input. */
+FVLM_INLINE void multiply_step(fvlm_packed_type type, bool second, size_t rows, const uint8_t *x, size_t stride,
+                               const uint8_t *w, struct sums *sums)
+{
+    vd weights[VECTORS];
+    FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        weights[v] = vd_load(w + v * VF_LANES * UNIT_BYTES);
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++) {
+        vd unit = vd_spread(x + i * stride);
+        FVLM_UNROLL
+        for (int v = 0; v < VECTORS; v++)
+            multiply_unit(type, second, unit, weights[v], &sums->floats[i][v], &sums->integers[i][v]);
+    }
+}
+
+/* raw[rows, WIDTH], float32 or, for int8, int32: rows of x, `stride` bytes apart, with WIDTH columns of a panel,
+ * `inputs` deep. */
+FVLM_INLINE void dot_rows(fvlm_packed_type type, size_t rows, const uint8_t *x, size_t stride, const uint8_t *w,
+                          size_t inputs, void *raw)
+{
+    struct sums sums;
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++) {
+        sums.floats[i][v] = vf_zero();
+        sums.integers[i][v] = vd_zero();
+    }
+    const size_t unit = fvlm_packed_unit(type), x_step = unit * fvlm_packed_input_bytes(type);
+    /* Behind an odd number of inputs there may be no other one to read. */
+    size_t units = type == FVLM_PACKED_FP32_BF16 ? inputs / unit : (inputs + unit - 1) / unit;
+    for (size_t k = 0; k < units; k++, x += x_step, w += PANEL * UNIT_BYTES) {
+        multiply_step(type, false, rows, x, stride, w, &sums);
+        if (type == FVLM_PACKED_FP32_BF16)
+            multiply_step(type, true, rows, x + sizeof(float), stride, w, &sums);
+    }
+    if (type == FVLM_PACKED_FP32_BF16 && inputs % unit != 0)
+        multiply_step(type, false, rows, x, stride, w, &sums);
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i++)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++) {
+        if (type == FVLM_PACKED_INT8)
+            vd_store((int32_t *)raw + i * WIDTH + v * VF_LANES, sums.integers[i][v]);
+        else
+            vf_store((float *)raw + i * WIDTH + v * VF_LANES, sums.floats[i][v]);
+    }
+}
+
+/* One body for each number of rows, so that the sums are registers. */
+#define DOT_CASE(n)                                                                                                    \
+    case n:                                                                                                            \
+        dot_rows(type, n, x, stride, w, inputs, raw);                                                                  \
+        break;
+
+/* The same for any number of rows up to ROWS. */
+FVLM_INLINE void dot(fvlm_packed_type type, size_t rows, const uint8_t *x, size_t stride, const uint8_t *w,
+                     size_t inputs, void *raw)
+{
+    switch (rows) {
+        DOT_CASE(1)
+        DOT_CASE(2)
+        DOT_CASE(3)
+        DOT_CASE(4)
+        DOT_CASE(5)
+        DOT_CASE(6)
+#if VF_REGISTERS == 32
+        DOT_CASE(7)
+        DOT_CASE(8)
+        DOT_CASE(9)
+        DOT_CASE(10)
+        DOT_CASE(11)
+        DOT_CASE(12)
+        DOT_CASE(13)
+        DOT_CASE(14)
+#endif
+    }
+}
+
+/* The tiles of a block divide its rows evenly: a tile of 13 rows takes 13/14 of the time of one of 14, but one of 2
+ * rows waits for its own sums. */
+FVLM_INLINE size_t next_rows(size_t rows_left)
+{
+    size_t tiles = (rows_left + ROWS - 1) / ROWS;
+    return (rows_left + tiles - 1) / tiles;
+}
+
+#endif
