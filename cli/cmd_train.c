@@ -15,18 +15,20 @@
 #include "fastvlm/train.h"
 #include "options.h"
 #include "output.h"
+#include "train_plan.h"
 
 static char **data, **folders, *weights, *output, *tune, *batch_norm, *schedule, *dump_path, *labels_path, *resume_from;
 static char *adapter_only, *unfreeze_tower, *freeze_backbone, *checkpointing, *group_modality, *group_length;
-static char *lora, *bf16;
+static char *lora, *bf16, *plan_ranks;
 static int lora_rank = 128;
 static double lora_alpha = 256, rate = 2e-5, projector_rate, vision_rate, epochs = 1, weight_decay, beta1 = 0.9,
               beta2 = 0.999, eps = 1e-8;
 static double max_norm = 1, warmup_ratio = 0.03;
-static int batch_size = 1, accumulation = 1, save_steps = 500, keep, bad_samples, zero = 1;
+static int batch_size = 1, accumulation = 1, save_steps = 500, keep, bad_samples, zero, plan;
 static int decay_all, no_shuffle, resume, quiet, as_json;
 static long long max_steps, warmup_steps, seed = 42;
 
+#define PLANNED_TOKENS 1024 /* of a sample: a picture's 256 and some text */
 #define HIDDEN POPT_ARGFLAG_DOC_HIDDEN
 #define DEFAULT POPT_ARGFLAG_SHOW_DEFAULT
 
@@ -75,8 +77,12 @@ static const struct poptOption table[] = {
     {"gradient-checkpointing", '\0', POPT_ARG_STRING, &checkpointing, 0,
      "true: compute activations again instead of keeping them (default: false)", "BOOL"},
     {"bf16", '\0', POPT_ARG_STRING | HIDDEN, &bf16, 0, NULL, NULL},
-    {"zero", '\0', POPT_ARG_INT | DEFAULT, &zero, 0,
-     "With mpirun, what ranks keep in shares: 1 the optimiser's state, 2 gradients too, 3 weights too", "STAGE"},
+    {"zero", '\0', POPT_ARG_INT, &zero, 0,
+     "With mpirun, what ranks keep in shares: 1 the optimiser's state (default), 2 gradients too, 3 weights too",
+     "STAGE"},
+    {"plan", '\0', POPT_ARG_NONE, &plan, 0,
+     "Print memory and traffic of such a run, of the published sizes or of --model, and stop; no data is needed", NULL},
+    {"plan-ranks", '\0', POPT_ARG_STRING, &plan_ranks, 0, "For so many ranks (default: 1,2,4,8,16,32)", "LIST"},
     {"seed", '\0', POPT_ARG_LONGLONG | DEFAULT, &seed, 0, "Of the order of samples", "N"},
     {"no-shuffle", '\0', POPT_ARG_NONE, &no_shuffle, 0, "Take samples in the order of the files", NULL},
     {"group-by-length", '\0', POPT_ARG_STRING, &group_length, 0, "true: batches of samples of about the same length",
@@ -234,7 +240,7 @@ static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **
 {
     fvlm_train_defaults(train);
     train->ranks = ranks;
-    train->zero = zero;
+    train->zero = zero ? zero : 1;
     train->stop = wants_to_stop;
     train->data = (const char *const *)data;
     train->data_count = cli_count(data);
@@ -290,6 +296,32 @@ static json_t *progress_json(const fvlm_train_progress *progress, double seconds
                      (json_int_t)progress->steps, "epoch", progress->epoch, "loss", progress->loss, "grad_norm",
                      progress->gradient_norm, "learning_rate", progress->rate, "tokens", (json_int_t)progress->tokens,
                      "seconds", seconds, "skipped", progress->skipped);
+}
+
+/* Say what this rank keeps. */
+static void print_memory(const fvlm_trainer *trainer, fvlm_ranks *ranks)
+{
+    fvlm_train_memory memory;
+    fvlm_trainer_memory(trainer, &memory);
+    if (!quiet)
+        cli_error(
+            "%d rank%s, each with %.1f MB of weights in training, %.1f MB of gradients, %.1f MB of the optimiser's "
+            "state, %.1f MB for what is in use",
+            fvlm_ranks_count(ranks), fvlm_ranks_count(ranks) > 1 ? "s" : "", (double)memory.values * 1e-6,
+            (double)memory.gradients * 1e-6, (double)memory.states * 1e-6, (double)memory.slots * 1e-6);
+}
+
+/* What --json adds to the last step. */
+static void add_memory(const fvlm_trainer *trainer, fvlm_ranks *ranks, json_t *object)
+{
+    fvlm_train_memory memory;
+    fvlm_trainer_memory(trainer, &memory);
+    json_object_set_new(object, "ranks", json_integer(fvlm_ranks_count(ranks)));
+    json_object_set_new(object, "memory",
+                        json_pack("{sI sI sI sI sI sI}", "weights", (json_int_t)memory.values, "gradients",
+                                  (json_int_t)memory.gradients, "states", (json_int_t)memory.states, "slots",
+                                  (json_int_t)memory.slots, "sent", (json_int_t)memory.sent, "peak",
+                                  (json_int_t)fvlm_peak_memory()));
 }
 
 /* Append a line to output/log.jsonl. */
@@ -368,7 +400,7 @@ static fvlm_status train_model(fvlm_trainer *trainer, fvlm_ranks *ranks, fvlm_tr
 
 /* Everything between the options and the result. */
 static fvlm_status run_command(fvlm_ranks *ranks, const fvlm_train_options *train, fvlm_train_progress *progress,
-                               double *loss, fvlm_error *error)
+                               double *loss, json_t *memory, fvlm_error *error)
 {
     fvlm_engine *engine = NULL;
     fvlm_trainer *trainer = NULL;
@@ -382,10 +414,14 @@ static fvlm_status run_command(fvlm_ranks *ranks, const fvlm_train_options *trai
     status = fvlm_ranks_agree(ranks, status, error);
     if (status == FVLM_OK && (resume_from || (resume && output)))
         status = fvlm_trainer_resume(trainer, resume_from, error);
+    if (status == FVLM_OK && !labels_path && !dump_path)
+        print_memory(trainer, ranks);
     if (status == FVLM_OK)
         status = labels_path ? fvlm_trainer_dump_labels(trainer, labels_path, error)
                  : dump_path ? fvlm_trainer_dump_gradients(trainer, dump_path, loss, error)
                              : train_model(trainer, ranks, progress, error);
+    if (status == FVLM_OK)
+        add_memory(trainer, ranks, memory);
     fvlm_trainer_close(&trainer);
     fvlm_engine_close(&engine);
     return status;
@@ -396,10 +432,10 @@ static int train_command(int argc, const char **argv, fvlm_ranks *ranks)
     int code;
     if (!cli_parse(&usage, table, argc, argv, NULL, &code))
         return code;
-    if (!data)
+    if (!data && !plan)
         return cli_usage_error(&usage, "--data is missing");
     bool dump = dump_path || labels_path;
-    if (!output && !dump)
+    if (!output && !dump && !plan)
         return cli_usage_error(&usage, "--output is missing");
 
     fvlm_error error;
@@ -410,15 +446,27 @@ static int train_command(int argc, const char **argv, fvlm_ranks *ranks)
         free(list);
         return CLI_USAGE;
     }
-    fvlm_status status = run_command(ranks, &train, &progress, &loss, &error);
-    free(list);
-    if (status)
-        return cli_fail(&error);
-    code = CLI_DONE;
-    if (as_json && !labels_path) {
-        double seconds = (fvlm_clock_ms() - start_ms) / 1000;
-        code = cli_print_json(dump_path ? json_pack("{sf}", "loss", loss) : progress_json(&progress, seconds));
+    if (plan) {
+        free(list);
+        return cli_train_plan(cli_model.model, &train, plan_ranks, zero,
+                              cli_model.context > 0 ? cli_model.context : PLANNED_TOKENS, cli_model.threads, as_json);
     }
+    json_t *result = json_object();
+    fvlm_status status = run_command(ranks, &train, &progress, &loss, result, &error);
+    free(list);
+    if (status) {
+        json_decref(result);
+        return cli_fail(&error);
+    }
+    if (dump_path)
+        json_object_set_new(result, "loss", json_real(loss));
+    else
+        json_object_update_new(result, progress_json(&progress, (fvlm_clock_ms() - start_ms) / 1000));
+    code = CLI_DONE;
+    if (as_json && !labels_path)
+        code = cli_print_json(result);
+    else
+        json_decref(result);
     if (dump || progress.step == progress.steps)
         return code;
     cli_error("stopped after step %lld of %lld; --resume goes on", progress.step, progress.steps);

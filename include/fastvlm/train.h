@@ -2,6 +2,8 @@
 #ifndef FASTVLM_TRAIN_H
 #define FASTVLM_TRAIN_H
 
+#include <stdint.h>
+
 #include "fastvlm/engine.h"
 
 #ifdef __cplusplus
@@ -87,6 +89,29 @@ typedef struct fvlm_train_progress {
 FVLM_API fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error);
 /* Where the run stands, before the first step too. */
 FVLM_API void fvlm_trainer_progress(const fvlm_trainer *trainer, fvlm_train_progress *progress);
+
+/* What a process keeps for training, bytes. */
+typedef struct fvlm_train_memory {
+    uint64_t values, gradients, states; /* of what is trained: float32 values, gradients, the optimiser's state */
+    uint64_t slots;                     /* for what of it is not kept whole, while it is used */
+    uint64_t sent;                      /* bytes sent to other ranks so far */
+} fvlm_train_memory;
+FVLM_API void fvlm_trainer_memory(const fvlm_trainer *trainer, fvlm_train_memory *memory);
+
+/* What a run would need. */
+typedef struct fvlm_train_plan {
+    uint64_t parameters, trained; /* numbers in the model */
+    fvlm_train_memory memory;     /* of a rank; `sent` in one step */
+    uint64_t activations;         /* bytes of a rank's workspace for one batch */
+    uint64_t tower;               /* bytes of the tower's weights, packed for inference, which every rank keeps */
+    uint64_t mapped;              /* bytes of the model's file, once on a machine */
+} fvlm_train_plan;
+
+/* Plan `options` (what is trained, batch size, accumulation, ZeRO; no data, no output) for `ranks` ranks and samples of
+ * one picture and `tokens` tokens, the picture's included. `model`: a model as for fvlm_engine_open, or "0.5b", "1.5b"
+ * or "7b", the published ones, of which nothing has to be there. threads 0: one for each processor. */
+FVLM_API fvlm_status fvlm_train_plan_make(const char *model, const fvlm_train_options *options, int ranks, int tokens,
+                                          int threads, fvlm_train_plan *plan, fvlm_error *error);
 
 /* Write the gradients of the first batch's mean loss under the parameters' names, and change nothing. */
 FVLM_API fvlm_status fvlm_trainer_dump_gradients(fvlm_trainer *trainer, const char *path, double *loss,

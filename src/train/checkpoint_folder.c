@@ -41,7 +41,7 @@ static size_t arrays_of(const fvlm_parameter *parameter, struct array arrays[MAX
     if (!parameter->own)
         return 0;
     arrays[count++] = (struct array){"value", parameter->own_value, FVLM_F32, 1};
-    if (!parameter->gradient) /* running statistics */
+    if (!parameter->trained) /* running statistics */
         return count;
     arrays[count++] = (struct array){"first", parameter->first, FVLM_F32, 1};
     arrays[count++] = (struct array){"second", parameter->second, FVLM_F32, 1};
@@ -78,7 +78,7 @@ static fvlm_status write_shares(fvlm_trainer *trainer, const char *folder, const
         size_t own = arrays_of(parameter, arrays);
         for (size_t a = 0; a < own && !status; a++) {
             char name[FVLM_MAX_NAME + 32];
-            if ((kind && strcmp(kind, arrays[a].kind) != 0) || (!parameter->gradient && !is_first(trainer)))
+            if ((kind && strcmp(kind, arrays[a].kind) != 0) || (!parameter->trained && !is_first(trainer)))
                 continue;
             fvlm_tensor *tensor = &tensors[count++];
             *tensor = fvlm_parameter_tensor(parameter, arrays[a].data);
@@ -146,9 +146,9 @@ static fvlm_status read_range(const struct share_files *files, const fvlm_parame
     size_t bytes = fvlm_dtype_bytes(array->type);
     char name[FVLM_MAX_NAME + 32];
     snprintf(name, sizeof name, "%s/%s", array->kind, parameter->name);
-    for (int i = 0; i < (parameter->gradient ? files->count : 1); i++) {
+    for (int i = 0; i < (parameter->trained ? files->count : 1); i++) {
         size_t first = 0, held = parameter->count;
-        if (parameter->gradient)
+        if (parameter->trained)
             held = fvlm_share(parameter->count, files->count, i, &first);
         const fvlm_tensor *tensor = fvlm_tensor_table_find(files->tables[i], name);
         if (!tensor || tensor->type != array->type || tensor->bytes != array_length(array, held) * bytes)
@@ -174,7 +174,7 @@ static const float *assembled(struct share_files *files, const fvlm_parameter *p
         files->status = fvlm_fail_memory(files->error);
         return NULL;
     }
-    struct array array = {parameter->gradient ? files->kind : "value", to, FVLM_F32, 1};
+    struct array array = {parameter->trained ? files->kind : "value", to, FVLM_F32, 1};
     files->status = read_range(files, parameter, &array, 0, parameter->count, files->error);
     return files->status ? NULL : to;
 }

@@ -54,7 +54,8 @@ static void create_projector(fvlm_network *network, fvlm_loader *loader)
         network->projector[i].bias =
             fvlm_parameter_vector(&network->parameters, loader, FVLM_PART_PROJECTOR, hidden, "%s.bias", name);
     }
-    if (network->engine->newline)
+    if (fvlm_loader_has(loader, "model.image_newline") && config->image_mode == FVLM_IMAGE_ANYRES &&
+        config->merge == FVLM_MERGE_SPATIAL_UNPAD)
         network->newline =
             fvlm_parameter_vector(&network->parameters, loader, FVLM_PART_PROJECTOR, hidden, "model.image_newline");
 }
@@ -437,4 +438,72 @@ fvlm_status fvlm_network_run(fvlm_network *network, const fvlm_sample *samples, 
     free(batch.labels);
     free(batch.sources);
     return status;
+}
+
+/* Measuring. */
+
+static size_t count_elements(const fvlm_parameters *set, bool trained)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < set->count; i++)
+        count += set->items[i]->trained || !trained ? set->items[i]->count : 0;
+    return count;
+}
+
+/* Parameters of the tower, which a network that does not train it leaves to the engine. */
+static size_t count_tower(const fvlm_vision_config *config, fvlm_loader *loader)
+{
+    fvlm_parameters set = {.measuring = true, .arena = fvlm_arena_create()};
+    if (!set.arena)
+        loader->status = fvlm_fail_memory(loader->error);
+    fvlm_tower_create(&set, loader, config);
+    size_t count = count_elements(&set, false);
+    fvlm_parameters_clear(&set);
+    return count;
+}
+
+fvlm_status fvlm_network_measure(const fvlm_config *config, const fvlm_tensor_table *table,
+                                 const fvlm_network_options *options, size_t samples, size_t rows, size_t tiles,
+                                 size_t batches, fvlm_pool *pool, fvlm_network_size *size, fvlm_error *error)
+{
+    fvlm_engine engine = {.config = *config, .pool = pool, .context = rows};
+    fvlm_shards shards = {.ranks = options->ranks, .stage = options->stage};
+    bool shared = options->ranks && fvlm_ranks_count(options->ranks) > 1;
+    fvlm_network network = {.engine = &engine, .options = *options};
+    fvlm_parameters *parameters = &network.parameters;
+    *parameters = (fvlm_parameters){.measuring = true, .shards = shared ? &shards : NULL};
+    fvlm_loader loader = {.table = table, .pool = pool, .error = error};
+    create_parts(&network, &loader);
+    size_t *starts = fvlm_calloc(samples + 1, sizeof *starts);
+    if (!loader.status && !starts)
+        loader.status = fvlm_fail_memory(error);
+    *size = (fvlm_network_size){.tower = count_tower(&config->vision, &loader)};
+    if (!loader.status) {
+        struct batch batch = {.network = &network, .count = samples, .tiles = tiles};
+        for (size_t i = 0; i <= samples; i++)
+            starts[i] = i * rows;
+        batch.texts = (fvlm_texts){.count = samples, .rows = samples * rows, .starts = starts};
+        batch.image_rows = tiles * fvlm_engine_tile_tokens(&engine);
+        fvlm_cutter cutter = {0};
+        cut(&batch, &cutter);
+        if (cutter.overflow)
+            loader.status = fvlm_fail_memory(error);
+        size->workspace = cutter.used;
+        size->parameters = count_elements(parameters, false) + (network.tower ? 0 : size->tower);
+        size->trained = count_elements(parameters, true);
+        size->values = parameters->value_floats;
+        size->gradients = parameters->gradient_floats;
+        size->states = parameters->state_floats;
+        size->slots = shared ? fvlm_shards_floats(parameters, shards.stage) : 0;
+        uint64_t before = shared ? fvlm_ranks_traffic(options->ranks) : 0;
+        for (size_t i = 0; i < batches && shared; i++) {
+            shards.complete = i + 1 == batches;
+            pass_by(&network, true);
+        }
+        fvlm_shards_renew(parameters);
+        size->traffic = shared ? fvlm_ranks_traffic(options->ranks) - before : 0;
+    }
+    free(starts);
+    fvlm_parameters_clear(parameters);
+    return loader.status;
 }

@@ -25,6 +25,22 @@ void fvlm_network_destroy(fvlm_network **network);
 
 fvlm_parameters *fvlm_network_parameters(fvlm_network *network);
 
+/* What a network needs, counted by what creates it. */
+typedef struct fvlm_network_size {
+    size_t parameters, trained;              /* of the model, the tower's included */
+    size_t tower;                            /* of the tower */
+    size_t values, gradients, states, slots; /* floats that a rank keeps of what is trained */
+    size_t workspace;                        /* floats, for one batch */
+    uint64_t traffic;                        /* bytes that a rank sends in a step */
+} fvlm_network_size;
+
+/* The size of a network over `config` with options->ranks, which may be pretended, for batches of `samples` texts of
+ * `rows` tokens with `tiles` tiles in all, `batches` of them a step. `table` has the names of the tensors, no data is
+ * read. */
+fvlm_status fvlm_network_measure(const fvlm_config *config, const fvlm_tensor_table *table,
+                                 const fvlm_network_options *options, size_t samples, size_t rows, size_t tiles,
+                                 size_t batches, fvlm_pool *pool, fvlm_network_size *size, fvlm_error *error);
+
 typedef struct fvlm_network_result {
     double loss;    /* sum over the supervised tokens */
     size_t targets; /* how many those are */

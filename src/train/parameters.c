@@ -73,7 +73,7 @@ static void make_trained(fvlm_parameters *set, fvlm_loader *loader, fvlm_paramet
     const fvlm_shards *shards = set->shards;
     fvlm_parameter_group *group = &set->groups[set->group_count - 1];
     int stage = shards ? shards->stage : 0;
-    parameter->own = true;
+    parameter->trained = parameter->own = true;
     parameter->share = parameter->count;
     if (shards)
         parameter->share = fvlm_share(parameter->count, fvlm_ranks_count(shards->ranks),

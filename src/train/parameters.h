@@ -30,6 +30,7 @@ typedef struct fvlm_parameter {
     fvlm_matrix matrix;     /* what linear layers read: [shape[0], count / shape[0]]. Vectors: data NULL */
     float *value;           /* [count]; NULL: a frozen matrix */
     float *gradient;        /* [count], added up over a step; NULL: frozen */
+    bool trained;           /* has a gradient and moments */
     bool own;               /* has a value of its own, and is saved: what is trained, and running statistics */
     size_t start, share;    /* this process's part of [count]; all of it where there is one process */
     float *own_value;       /* [share]: at value + start, or alone in ZeRO's stage 3 */

@@ -11,6 +11,9 @@
 #include "base/error.h"
 #include "fastvlm/train.h"
 
+/* `count` ranks that are not there: what would be sent to them is counted, and nothing else happens. */
+fvlm_status fvlm_ranks_pretend(int count, fvlm_ranks **ranks, fvlm_error *error);
+
 /* How `count` elements are divided: a rank's share begins at *start and is a multiple of FVLM_SHARE_UNIT but for the
  * last, which may be short, or empty. */
 #define FVLM_SHARE_UNIT ((size_t)256)

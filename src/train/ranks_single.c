@@ -1,11 +1,12 @@
-/* Ranks where the build has no MPI: one. */
+/* Ranks where the build has no MPI: one, or some that are not there. */
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "train/ranks.h"
 
 struct fvlm_ranks {
-    int count;
+    int count, local;
+    uint64_t traffic;
 };
 
 fvlm_status fvlm_ranks_open(fvlm_ranks **ranks, fvlm_error *error)
@@ -18,10 +19,15 @@ fvlm_status fvlm_ranks_open(fvlm_ranks **ranks, fvlm_error *error)
             "mpirun started %s processes, but this build has no MPI: install libopenmpi-dev and build with "
             "-Dmpi=enabled",
             size);
-    *ranks = fvlm_calloc(1, sizeof **ranks);
-    if (!*ranks)
+    return fvlm_ranks_pretend(1, ranks, error);
+}
+
+fvlm_status fvlm_ranks_pretend(int count, fvlm_ranks **out, fvlm_error *error)
+{
+    fvlm_ranks *ranks = *out = fvlm_calloc(1, sizeof *ranks);
+    if (!ranks)
         return fvlm_fail_memory(error);
-    (*ranks)->count = 1;
+    ranks->count = ranks->local = count;
     return FVLM_OK;
 }
 
@@ -44,7 +50,7 @@ int fvlm_ranks_index(const fvlm_ranks *ranks)
 
 int fvlm_ranks_local(const fvlm_ranks *ranks)
 {
-    return ranks->count;
+    return ranks->local;
 }
 
 fvlm_status fvlm_ranks_agree(fvlm_ranks *ranks, fvlm_status status, fvlm_error *error)
@@ -61,13 +67,15 @@ void fvlm_ranks_sum(fvlm_ranks *ranks, double *values, size_t count)
     (void)count;
 }
 
-/* One rank's parameters are not sharded, so nobody calls these. */
+static void count_traffic(fvlm_ranks *ranks, size_t count)
+{
+    ranks->traffic += (uint64_t)count * sizeof(float) * (uint64_t)(ranks->count - 1) / (uint64_t)ranks->count;
+}
 
 uint64_t fvlm_ranks_reduce(fvlm_ranks *ranks, const float *values, size_t count, float *own, bool add, float *scratch)
 {
-    (void)ranks;
+    count_traffic(ranks, count);
     (void)values;
-    (void)count;
     (void)own;
     (void)add;
     (void)scratch;
@@ -76,9 +84,8 @@ uint64_t fvlm_ranks_reduce(fvlm_ranks *ranks, const float *values, size_t count,
 
 uint64_t fvlm_ranks_gather(fvlm_ranks *ranks, const float *own, size_t count, float *values)
 {
-    (void)ranks;
+    count_traffic(ranks, count);
     (void)own;
-    (void)count;
     (void)values;
     return 0;
 }
@@ -91,6 +98,5 @@ void fvlm_ranks_wait(fvlm_ranks *ranks, uint64_t job)
 
 uint64_t fvlm_ranks_traffic(const fvlm_ranks *ranks)
 {
-    (void)ranks;
-    return 0;
+    return ranks->traffic;
 }

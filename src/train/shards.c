@@ -85,7 +85,7 @@ static void fetch(const fvlm_parameters *set, size_t index)
         return;
     for (size_t i = group->first; i < group->first + group->count; i++) {
         const fvlm_parameter *parameter = set->items[i];
-        if (parameter->gradient)
+        if (parameter->trained)
             slot->fetched = fvlm_ranks_gather(shards->ranks, parameter->own_value, parameter->count, parameter->value);
     }
     slot->held = index + 1;
@@ -117,7 +117,8 @@ void fvlm_group_clear(fvlm_parameters *set, size_t index)
         return;
     fvlm_slot *slot = &shards->slots[set->groups[index].slot];
     fvlm_ranks_wait(shards->ranks, slot->sent);
-    memset(slot->gradients, 0, set->groups[index].floats * sizeof *slot->gradients);
+    if (slot->gradients)
+        memset(slot->gradients, 0, set->groups[index].floats * sizeof *slot->gradients);
 }
 
 void fvlm_group_sent(fvlm_parameters *set, size_t index)
@@ -128,7 +129,7 @@ void fvlm_group_sent(fvlm_parameters *set, size_t index)
     const fvlm_parameter_group *group = &set->groups[index];
     for (size_t i = group->first; i < group->first + group->count; i++) {
         const fvlm_parameter *parameter = set->items[i];
-        if (parameter->gradient)
+        if (parameter->trained)
             shards->slots[group->slot].sent =
                 fvlm_ranks_reduce(shards->ranks, parameter->gradient, parameter->count, parameter->own_gradient,
                                   shards->stage >= 2, shards->scratch);
@@ -162,7 +163,7 @@ void fvlm_shards_renew(fvlm_parameters *set)
     uint64_t last = 0;
     for (size_t i = 0; i < set->count && shards->stage < 3; i++) {
         const fvlm_parameter *parameter = set->items[i];
-        if (parameter->gradient)
+        if (parameter->trained)
             last = fvlm_ranks_gather(shards->ranks, parameter->own_value, parameter->count, parameter->value);
     }
     fvlm_ranks_wait(shards->ranks, last);
@@ -175,7 +176,7 @@ void fvlm_shards_average(fvlm_parameters *set)
     enum { RUN = 256 };
     for (size_t i = 0; set->shards && i < set->count; i++) {
         const fvlm_parameter *parameter = set->items[i];
-        if (!parameter->own || parameter->gradient)
+        if (!parameter->own || parameter->trained)
             continue;
         for (size_t first = 0, n; first < parameter->count; first += n) {
             double sums[RUN];

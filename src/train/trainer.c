@@ -107,6 +107,22 @@ static fvlm_status allocate(fvlm_trainer *trainer, fvlm_error *error)
     return fine ? fvlm_pool_create(1, &trainer->pool, error) : fvlm_fail_memory(error);
 }
 
+fvlm_network_options fvlm_trainer_network_options(const fvlm_train_options *options)
+{
+    bool lora = options->lora_rank > 0;
+    return (fvlm_network_options){
+        .trained = (options->tune_vision ? FVLM_PART_VISION : 0u) |
+                   (options->tune_projector ? FVLM_PART_PROJECTOR : 0u) |
+                   (!options->tune_llm ? 0u
+                    : lora             ? FVLM_PART_ADAPTER
+                                       : FVLM_PART_LANGUAGE),
+        .lora = {.rank = (size_t)options->lora_rank, .alpha = (float)options->lora_alpha, .seed = options->seed},
+        .batch_statistics = options->batch_statistics,
+        .ranks = options->ranks,
+        .stage = options->zero,
+        .recompute = options->gradient_checkpointing};
+}
+
 fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *options, fvlm_trainer **out,
                               fvlm_error *error)
 {
@@ -119,18 +135,7 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
         return fvlm_fail_memory(error);
     trainer->engine = engine;
     trainer->options = *options;
-    bool lora = options->lora_rank > 0;
-    fvlm_network_options network = {
-        .trained = (options->tune_vision ? FVLM_PART_VISION : 0u) |
-                   (options->tune_projector ? FVLM_PART_PROJECTOR : 0u) |
-                   (!options->tune_llm ? 0u
-                    : lora             ? FVLM_PART_ADAPTER
-                                       : FVLM_PART_LANGUAGE),
-        .lora = {.rank = (size_t)options->lora_rank, .alpha = (float)options->lora_alpha, .seed = options->seed},
-        .batch_statistics = options->batch_statistics,
-        .ranks = options->ranks,
-        .stage = options->zero,
-        .recompute = options->gradient_checkpointing};
+    fvlm_network_options network = fvlm_trainer_network_options(options);
     double projector = options->projector_rate > 0 ? options->projector_rate : options->rate;
     double vision = options->vision_rate > 0 ? options->vision_rate : options->rate;
     trainer->adamw = (fvlm_adamw){.beta1 = options->beta1,
@@ -403,6 +408,17 @@ fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progre
     progress->tokens = (size_t)sums[ROWS];
     progress->stopped = sums[STOP] > 0;
     return FVLM_OK;
+}
+
+void fvlm_trainer_memory(const fvlm_trainer *trainer, fvlm_train_memory *memory)
+{
+    const fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
+    const fvlm_shards *shards = parameters->shards;
+    *memory = (fvlm_train_memory){.values = parameters->value_floats * sizeof(float),
+                                  .gradients = parameters->gradient_floats * sizeof(float),
+                                  .states = parameters->state_floats * sizeof(float),
+                                  .slots = shards ? fvlm_shards_floats(parameters, shards->stage) * sizeof(float) : 0,
+                                  .sent = shards ? fvlm_ranks_traffic(shards->ranks) : 0};
 }
 
 fvlm_status fvlm_trainer_dump_gradients(fvlm_trainer *trainer, const char *path, double *loss, fvlm_error *error)

@@ -47,6 +47,9 @@ fvlm_status fvlm_trainer_agree(const fvlm_trainer *trainer, fvlm_status status, 
 /* Samples of a step, of all ranks together. */
 uint64_t fvlm_trainer_step_samples(const fvlm_trainer *trainer);
 
+/* What the options say about the network. */
+fvlm_network_options fvlm_trainer_network_options(const fvlm_train_options *options);
+
 /* Checkpoint folders (checkpoint_folder.c). */
 
 /* Write the model, and with `state` the optimiser's state, into `folder`, which is made. */
