@@ -255,9 +255,23 @@ static void writer_free(fvlm_writer **writer)
     *writer = NULL;
 }
 
+fvlm_status fvlm_writer_check(const char *path, fvlm_error *error)
+{
+    struct stat status;
+    size_t length = strlen(path);
+    if (length == 0 || path[length - 1] == '/' || fvlm_folder_exists(path))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "'%s' is a folder: name a file in it", path);
+    if (stat(path, &status) == 0 && ((unsigned)status.st_mode & S_IFMT) != S_IFREG)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "%s is no regular file, and is not replaced: name another", path);
+    return FVLM_OK;
+}
+
 fvlm_status fvlm_writer_open(const char *path, fvlm_writer **writer, fvlm_error *error)
 {
     *writer = NULL;
+    fvlm_status status = fvlm_writer_check(path, error);
+    if (status)
+        return status;
     fvlm_writer *made = calloc(1, sizeof *made);
     if (!made)
         return fvlm_fail_memory(error);

@@ -35,6 +35,9 @@ char *fvlm_path_join(const char *folder, const char *name);
 
 /* A file written aside as PATH.part and put in place by commit, so that a reader or a crash never sees half of it. */
 typedef struct fvlm_writer fvlm_writer;
+/* Fails where a file cannot be put at `path`, which a folder or a device has: to be told before long work. */
+fvlm_status fvlm_writer_check(const char *path, fvlm_error *error);
+/* Checks `path` too. */
 fvlm_status fvlm_writer_open(const char *path, fvlm_writer **writer, fvlm_error *error);
 fvlm_status fvlm_writer_write(fvlm_writer *writer, const void *data, size_t bytes, fvlm_error *error);
 /* Write over bytes that were written before; what follows goes on at the end. */

@@ -85,12 +85,9 @@ bool fvlm_file_size(const char *path, uint64_t *bytes)
     return true;
 }
 
-/* Calls `visit` for each entry of a folder until one call fails. */
-typedef fvlm_status (*visit_fn)(const char *path, bool folder, void *user, fvlm_error *error);
-
 #ifdef _WIN32
 
-static fvlm_status each_entry(const char *folder, visit_fn visit, void *user, fvlm_error *error)
+fvlm_status fvlm_folder_each(const char *folder, fvlm_entry_fn visit, void *user, fvlm_error *error)
 {
     char *pattern = fvlm_path_join(folder, "*");
     if (!pattern)
@@ -127,9 +124,20 @@ void fvlm_sleep_ms(unsigned milliseconds)
 
 void fvlm_ignore_write_signals(void) {}
 
+static bool is_link(const char *path)
+{
+    DWORD kind = GetFileAttributesA(path);
+    return kind != INVALID_FILE_ATTRIBUTES && (kind & FILE_ATTRIBUTE_REPARSE_POINT);
+}
+
+static char *full_path(const char *path)
+{
+    return _fullpath(NULL, path, 0);
+}
+
 #else
 
-static fvlm_status each_entry(const char *folder, visit_fn visit, void *user, fvlm_error *error)
+fvlm_status fvlm_folder_each(const char *folder, fvlm_entry_fn visit, void *user, fvlm_error *error)
 {
     DIR *handle = opendir(folder);
     if (!handle)
@@ -171,13 +179,25 @@ void fvlm_ignore_write_signals(void)
 #endif
 }
 
+static bool is_link(const char *path)
+{
+    struct stat kind;
+    return lstat(path, &kind) == 0 && S_ISLNK(kind.st_mode);
+}
+
+/* Without links and dots, for free(); NULL where nothing is there. */
+static char *full_path(const char *path)
+{
+    return realpath(path, NULL);
+}
+
 #endif
 
 static fvlm_status remove_entry(const char *path, bool folder, void *user, fvlm_error *error)
 {
     (void)user;
     if (folder) {
-        fvlm_status status = each_entry(path, remove_entry, NULL, error);
+        fvlm_status status = fvlm_folder_each(path, remove_entry, NULL, error);
         if (status)
             return status;
 #ifdef _WIN32
@@ -189,7 +209,7 @@ static fvlm_status remove_entry(const char *path, bool folder, void *user, fvlm_
 
 fvlm_status fvlm_folder_remove(const char *path, fvlm_error *error)
 {
-    return fvlm_folder_exists(path) ? remove_entry(path, true, NULL, error) : FVLM_OK;
+    return fvlm_folder_exists(path) ? remove_entry(path, !is_link(path), NULL, error) : FVLM_OK;
 }
 
 /* What a folder holds: how many entries, and the path of the last one when it is a folder. */
@@ -210,7 +230,7 @@ static fvlm_status count_entry(const char *path, bool folder, void *user, fvlm_e
 fvlm_status fvlm_folder_only_child(const char *path, char **child, fvlm_error *error)
 {
     contents found = {0};
-    fvlm_status status = each_entry(path, count_entry, &found, error);
+    fvlm_status status = fvlm_folder_each(path, count_entry, &found, error);
     *child = NULL;
     if (status == FVLM_OK && found.count == 1)
         *child = found.folder;
@@ -244,7 +264,7 @@ static fvlm_status flush_entry(const char *path, bool folder, void *user, fvlm_e
     (void)user;
     if (!folder)
         return FVLM_OK;
-    fvlm_status status = each_entry(path, flush_entry, NULL, error);
+    fvlm_status status = fvlm_folder_each(path, flush_entry, NULL, error);
     if (status)
         return status;
     int handle = open(path, O_RDONLY | O_CLOEXEC);
@@ -268,6 +288,17 @@ bool fvlm_path_same(const char *a, const char *b)
 }
 
 #endif
+
+bool fvlm_path_within(const char *path, const char *folder)
+{
+    char *inner = full_path(path), *outer = full_path(folder);
+    size_t length = outer ? strlen(outer) : 0;
+    bool within = inner && outer && strncmp(inner, outer, length) == 0 &&
+                  (inner[length] == '\0' || strchr("/\\", inner[length]) || strchr("/\\", outer[length - 1]));
+    free(inner);
+    free(outer);
+    return within;
+}
 
 /* Give two paths each other's name; false where the system cannot. */
 static bool swap_names(const char *a, const char *b)
@@ -339,7 +370,7 @@ static int compare_names(const void *a, const void *b)
 fvlm_status fvlm_folder_list(const char *folder, char ***names, size_t *count, fvlm_error *error)
 {
     struct listing listing = {0};
-    fvlm_status status = each_entry(folder, list_entry, &listing, error);
+    fvlm_status status = fvlm_folder_each(folder, list_entry, &listing, error);
     if (status) {
         for (size_t i = 0; i < listing.count; i++)
             free(listing.names[i]);
@@ -378,5 +409,5 @@ fvlm_status fvlm_folder_numbers(const char *path, const char *prefix, fvlm_numbe
                                 fvlm_error *error)
 {
     numbered wanted = {prefix, visit, user};
-    return each_entry(path, visit_numbered, &wanted, error);
+    return fvlm_folder_each(path, visit_numbered, &wanted, error);
 }

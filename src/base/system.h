@@ -11,12 +11,16 @@
 
 /* Make `path` and the folders above it that are missing. One that is there already is fine. */
 fvlm_status fvlm_folder_create(const char *path, fvlm_error *error);
-/* Remove `path` and everything below it; links are removed, not followed. A folder that is not there is fine. */
+/* Remove `path` and everything below it; links are removed, not followed, `path` too. A folder that is not there is
+ * fine. */
 fvlm_status fvlm_folder_remove(const char *path, fvlm_error *error);
 /* The one folder in `path` when it holds nothing else, joined with it; *child is NULL otherwise. Free with free(). */
 fvlm_status fvlm_folder_only_child(const char *path, char **child, fvlm_error *error);
 /* Names of the files in a folder, in byte order. *names [*count] and what is in it are freed with free(). */
 fvlm_status fvlm_folder_list(const char *folder, char ***names, size_t *count, fvlm_error *error);
+/* Call `visit` for each entry of a folder, in no order, until one call fails. `is_folder` is false for links. */
+typedef fvlm_status (*fvlm_entry_fn)(const char *path, bool is_folder, void *user, fvlm_error *error);
+fvlm_status fvlm_folder_each(const char *folder, fvlm_entry_fn visit, void *user, fvlm_error *error);
 /* Visit the number N of every folder in `path` that is called `prefix` and N. */
 typedef void (*fvlm_number_fn)(void *user, long long number);
 fvlm_status fvlm_folder_numbers(const char *path, const char *prefix, fvlm_number_fn visit, void *user,
@@ -29,6 +33,8 @@ fvlm_status fvlm_path_rename(const char *from, const char *to, fvlm_error *error
 fvlm_status fvlm_folder_replace(const char *aside, const char *path, fvlm_error *error);
 /* True where both paths lead to the same file or folder. */
 bool fvlm_path_same(const char *a, const char *b);
+/* True where `path` leads to the folder or to something below it. */
+bool fvlm_path_within(const char *path, const char *folder);
 /* Bytes of a regular file; false where there is none. */
 bool fvlm_file_size(const char *path, uint64_t *bytes);
 

@@ -7,28 +7,57 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/system.h"
+#include "model/source.h"
 
-/* Only what an export has made, or nothing, may be replaced. */
-static fvlm_status check_place(const char *path, const char *mark, const char *model, fvlm_error *error)
+/* What an export's folder and a package have in them besides the small files. */
+static const char *const other_names[] = {"model.safetensors", "fastvithd.mlpackage", "Manifest.json", "Data", NULL};
+
+static bool is_one_of(const char *name, const char *const *names)
 {
+    for (; *names; names++) {
+        size_t length = strlen(*names);
+        if (strncmp(name, *names, length) == 0 && (name[length] == '\0' || strcmp(name + length, ".part") == 0))
+            return true;
+    }
+    return false;
+}
+
+struct contents {
+    size_t known, strange;
+};
+
+static fvlm_status count_entry(const char *path, bool is_folder, void *user, fvlm_error *error)
+{
+    struct contents *contents = user;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    (void)is_folder;
+    (void)error;
+    if (is_one_of(name, other_names) || is_one_of(name, fvlm_small_files))
+        contents->known++;
+    else
+        contents->strange++;
+    return FVLM_OK;
+}
+
+/* Only what an export has made, whole or in part, or an empty folder may go. */
+static fvlm_status check_folder(const char *path, const char *mark, const char *model, fvlm_error *error)
+{
+    struct contents contents = {0};
     if (fvlm_file_exists(path))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "%s is a file: name a folder for the export", path);
     if (!fvlm_folder_exists(path))
         return FVLM_OK;
-    if (fvlm_path_same(path, model))
-        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "%s is the model itself: export it to another folder", path);
-    char *name, *entry;
-    fvlm_status status = fvlm_folder_find(path, "", &entry, error);
-    if (status)
-        return status;
-    name = fvlm_path_join(path, mark);
-    if (!name)
+    if (fvlm_path_within(model, path))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "%s is the model itself, or holds it: export to another folder",
+                         path);
+    fvlm_status status = fvlm_folder_each(path, count_entry, &contents, error);
+    char *name = mark ? fvlm_path_join(path, mark) : NULL;
+    if (!status && mark && !name)
         status = fvlm_fail_memory(error);
-    else if (entry && !fvlm_file_exists(name))
+    if (!status && (contents.strange > 0 || (name && contents.known > 0 && !fvlm_file_exists(name))))
         status = fvlm_fail(error, FVLM_ERROR_ARGUMENT,
                            "%s is a folder with other files than an export's: name a new one, or remove it", path);
     free(name);
-    free(entry);
     return status;
 }
 
@@ -48,7 +77,9 @@ fvlm_status fvlm_export_folder_open(const char *path, const char *mark, const ch
     memcpy(folder->path, path, length);
     memcpy(folder->aside, path, length);
     memcpy(folder->aside + length, ".part", sizeof ".part");
-    fvlm_status status = check_place(folder->path, mark, model, error);
+    fvlm_status status = check_folder(folder->path, mark, model, error);
+    if (!status) /* which a run that was killed has left */
+        status = check_folder(folder->aside, NULL, model, error);
     if (!status)
         status = fvlm_folder_remove(folder->aside, error);
     if (!status)

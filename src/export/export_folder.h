@@ -10,8 +10,8 @@ typedef struct fvlm_export_folder {
     char *path, *aside;
 } fvlm_export_folder;
 
-/* An empty folder aside. What stands at `path` has to be an earlier export, which the file `mark` in it tells, or an
- * empty folder, and must not be `model` itself. */
+/* An empty folder aside. What stands at `path` has to be an earlier export or an empty folder: the file `mark` is in
+ * it, and nothing that exports do not write. It must not be `model` nor hold it. */
 fvlm_status fvlm_export_folder_open(const char *path, const char *mark, const char *model, fvlm_export_folder *folder,
                                     fvlm_error *error);
 /* Flush, and take the place of what is at `path`. */

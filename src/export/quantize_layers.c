@@ -126,7 +126,7 @@ static fvlm_status workspace_allocate(const fvlm_calibration *calibration, struc
     workspace_free(work);
     return fvlm_fail(error, FVLM_ERROR_MEMORY,
                      "no memory for the %zu x %zu inputs of a layer: quantize a smaller model, "
-                     "or with --method nearest and without calibration",
+                     "or with --method rtn and without calibration",
                      most, most);
 }
 
@@ -268,12 +268,18 @@ static bool open_layer(const char *path, struct layer *layer, fvlm_gguf **file)
     return same;
 }
 
+/* For free(); NULL when out of memory. */
+static char *layer_path(const fvlm_layer_files *files, size_t index)
+{
+    char name[32];
+    snprintf(name, sizeof name, "layer-%03zu.gguf", index);
+    return fvlm_path_join(files->folder, name);
+}
+
 static fvlm_status do_layer(const fvlm_quantize_options *options, fvlm_calibration *calibration, struct workspace *work,
                             struct layer *layer, fvlm_layer_files *files, size_t *resumed, fvlm_error *error)
 {
-    char name[32];
-    snprintf(name, sizeof name, "layer-%03zu.gguf", layer->index);
-    char *path = fvlm_path_join(files->folder, name);
+    char *path = layer_path(files, layer->index);
     if (!path)
         return fvlm_fail_memory(error);
     fvlm_status status = FVLM_OK;
@@ -337,10 +343,18 @@ fvlm_status fvlm_quantize_layers(const fvlm_quantize_options *options, fvlm_cali
 
 void fvlm_layer_files_clear(fvlm_layer_files *files, bool done)
 {
-    for (size_t i = 0; files->files && i < files->count; i++)
+    char *other = NULL;
+    for (size_t i = 0; files->files && i < files->count; i++) {
         fvlm_gguf_close(&files->files[i]);
-    if (done && files->folder)
+        char *path = done ? layer_path(files, i) : NULL;
+        if (path)
+            remove(path);
+        free(path);
+    }
+    /* What somebody else has put there stays. */
+    if (done && files->folder && fvlm_folder_find(files->folder, "", &other, NULL) == FVLM_OK && !other)
         fvlm_folder_remove(files->folder, NULL);
+    free(other);
     free(files->files);
     free(files->folder);
     *files = (fvlm_layer_files){0};

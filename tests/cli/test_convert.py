@@ -218,6 +218,16 @@ def test_a_file_may_replace_its_own_source(fastvlm, model, tmp_path):
     assert Gguf(file).tensors["blk.0.attn_q.weight"][0] == "Q8_0"
 
 
+@pytest.mark.parametrize("command", ["convert", "quantize"])
+def test_only_files_are_replaced(fastvlm, model, tmp_path, command):
+    folder, fifo = tmp_path / "folder", tmp_path / "fifo"
+    folder.mkdir()
+    os.mkfifo(fifo)
+    for place, word in ((folder, "is a folder"), (f"{tmp_path}/new/", "is a folder"), (fifo, "no regular file")):
+        fastvlm(command, "--model", model, "--output", place).failed(2, word)
+    assert sorted(tmp_path.iterdir()) == [fifo, folder] and list(folder.iterdir()) == []
+
+
 def test_a_strange_gguf_is_refused(fastvlm, tmp_path):
     file = tmp_path / "strange.gguf"
     file.write_bytes(b"GGUF" + bytes([3, 0, 0, 0]) + bytes(16))

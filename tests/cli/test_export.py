@@ -138,14 +138,39 @@ def test_only_an_earlier_export_is_replaced(fastvlm, model, tmp_path):
     export(fastvlm, ("hf",), model, out)
     export(fastvlm, ("mlx",), model, out)  # an export may take another's place
     assert (out / "fastvithd.mlpackage").exists()
+    (out / "notes.txt").write_text("mine")
+    fastvlm("export", "hf", "--model", model, "--output", out).failed(2, "other files")
+    (out / "notes.txt").unlink()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("keep me")
     fastvlm("export", "hf", "--model", model, "--output", mine).failed(2, "mine", "other files")
     fastvlm("export", "hf", "--model", model, "--output", mine / "letter.txt").failed(2, "is a file")
     fastvlm("export", "hf", "--model", out, "--output", out).failed(2, "the model itself")
+    within = tmp_path / "out" / "model.safetensors"
+    assert fastvlm("convert", "--model", model, "--output", within).code == 0
+    fastvlm("export", "hf", "--model", within, "--output", out).failed(2, "holds it")
     assert listing(mine) and listing(out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_what_is_aside_goes_only_if_it_was_an_exports(fastvlm, model, tmp_path):
+    out, aside, precious = tmp_path / "out", tmp_path / "out.part", tmp_path / "precious"
+    aside.mkdir()
+    (aside / "letter.txt").write_text("keep me")
+    fastvlm("export", "hf", "--model", model, "--output", out).failed(2, "out.part", "other files")
+    (aside / "letter.txt").rename(aside / "model.safetensors.part")
+    export(fastvlm, ("hf",), model, out)
+    assert not aside.exists()
+    precious.mkdir()
+    (precious / "config.json").write_text("{}")
+    aside.symlink_to(precious)
+    export(fastvlm, ("hf",), model, out)
+    assert (precious / "config.json").exists() and not aside.is_symlink()
+    out.rename(tmp_path / "real")
+    out.symlink_to(tmp_path / "real")
+    export(fastvlm, ("mlx",), model, out)  # the link is replaced, not what it leads to
+    assert not out.is_symlink() and not (tmp_path / "real" / "fastvithd.mlpackage").exists()
 
 
 @pytest.mark.parametrize("layout", [("hf",), ("mlx", "--bits", 4), ("coreml",)], ids=["hf", "mlx", "coreml"])

@@ -74,6 +74,25 @@ static void test_remove_keeps_what_links_lead_to(void **state)
     assert_false(fvlm_folder_exists(in_root("gone")));
     assert_true(fvlm_file_exists(in_root("kept/file")));
     assert_int_equal(fvlm_folder_remove(in_root("gone"), &error), FVLM_OK);
+    assert_int_equal(symlink(in_root("kept"), in_root("link")), 0);
+    assert_int_equal(fvlm_folder_remove(in_root("link"), &error), FVLM_OK);
+    assert_false(fvlm_folder_exists(in_root("link")));
+    assert_true(fvlm_file_exists(in_root("kept/file")));
+}
+
+static void test_within(void **state)
+{
+    (void)state;
+    assert_int_equal(fvlm_folder_create(in_root("a/b"), &error), FVLM_OK);
+    assert_int_equal(fvlm_folder_create(in_root("ab"), &error), FVLM_OK);
+    assert_int_equal(symlink(in_root("a/b"), in_root("link")), 0);
+    assert_true(fvlm_path_within(in_root("a/b"), in_root("a")));
+    assert_true(fvlm_path_within(in_root("a"), in_root("a/b/..")));
+    assert_true(fvlm_path_within(in_root("link"), in_root("a")));
+    assert_true(fvlm_path_within(in_root("a"), "/"));
+    assert_false(fvlm_path_within(in_root("a"), in_root("a/b")));
+    assert_false(fvlm_path_within(in_root("ab"), in_root("a")));
+    assert_false(fvlm_path_within(in_root("none"), in_root("a")));
 }
 
 static void test_only_child(void **state)
@@ -113,6 +132,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_create, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_remove_keeps_what_links_lead_to, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(test_within, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_only_child, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_rename_and_size, make_root, remove_root),
     };
