@@ -19,7 +19,8 @@
 
 static char **data, **folders, *weights, *output, *tune, *batch_norm, *schedule, *dump_path, *labels_path, *resume_from;
 static char *adapter_only, *unfreeze_tower, *freeze_backbone, *checkpointing, *group_modality, *group_length;
-static char *lora, *bf16, *plan_ranks;
+static char *lora, *bf16, *plan_ranks, *optimiser;
+static double average;
 static int lora_rank = 128;
 static double lora_alpha = 256, rate = 2e-5, projector_rate, vision_rate, epochs = 1, weight_decay, beta1 = 0.9,
               beta2 = 0.999, eps = 1e-8;
@@ -68,6 +69,10 @@ static const struct poptOption table[] = {
     {"warmup-ratio", '\0', POPT_ARG_DOUBLE, &warmup_ratio, 0, "Part of the steps in which it rises (default: 0.03)",
      "X"},
     {"warmup-steps", '\0', POPT_ARG_LONGLONG, &warmup_steps, 0, "The same as a number of steps", "N"},
+    {"optim", '\0', POPT_ARG_STRING, &optimiser, 0,
+     "adamw, or adamw_8bit: moments in 8 bits, by blocks (default: adamw)", "NAME"},
+    {"ema-decay", '\0', POPT_ARG_DOUBLE, &average, 0,
+     "Save a moving average of the weights with this decay, as 0.999 (default: the weights)", "X"},
     {"weight-decay", '\0', POPT_ARG_DOUBLE | DEFAULT, &weight_decay, 0, "AdamW's, of matrices and convolutions", "X"},
     {"decay-all", '\0', POPT_ARG_NONE, &decay_all, 0, "Decay norms, biases and scales too", NULL},
     {"adam-beta1", '\0', POPT_ARG_DOUBLE | DEFAULT, &beta1, 0, "AdamW's first moment", "X"},
@@ -223,6 +228,20 @@ static bool read_schedule(fvlm_schedule *value)
     return false;
 }
 
+/* The published scripts' names for it too. */
+static bool read_optimiser(bool *eight_bits)
+{
+    static const char *const names[] = {"adamw",      "adamw_torch",   "adamw_hf", "adamw_torch_fused",
+                                        "adamw_8bit", "adamw_bnb_8bit"};
+    for (int i = 0; i < 6; i++)
+        if (strcmp(optimiser ? optimiser : "adamw", names[i]) == 0) {
+            *eight_bits = i >= 4;
+            return true;
+        }
+    cli_usage_error(&usage, "--optim '%s' is neither adamw nor adamw_8bit", optimiser);
+    return false;
+}
+
 /* From any rank: nobody else knows. */
 static void print_notice(void *user, const char *text)
 {
@@ -258,6 +277,7 @@ static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **
     train->vision_rate = vision_rate;
     train->weight_decay = weight_decay;
     train->decay_all = decay_all;
+    train->average = average;
     train->beta1 = beta1;
     train->beta2 = beta2;
     train->eps = eps;
@@ -283,7 +303,8 @@ static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **
     bool fine = read_bool("gradient-checkpointing", checkpointing, &train->gradient_checkpointing) &&
                 read_bool("group-by-length", group_length, &train->group_by_length) &&
                 read_bool("group-by-modality-length", group_modality, &train->group_by_modality) && read_parts(train) &&
-                read_schedule(&train->schedule) && read_weights(train->data_count, list);
+                read_schedule(&train->schedule) && read_optimiser(&train->eight_bits) &&
+                read_weights(train->data_count, list);
     train->weights = *list;
     return fine;
 }

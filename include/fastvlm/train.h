@@ -48,6 +48,8 @@ typedef struct fvlm_train_options {
     bool decay_all; /* norms, biases and scales too */
     double beta1, beta2, eps;
     double max_gradient_norm; /* 0: no clipping */
+    bool eight_bits;          /* the optimiser's moments in 8 bits, by blocks of 256 */
+    double average; /* above 0: the decay of a moving average of the weights, which is what is saved as a model */
     fvlm_schedule schedule;
     double warmup_ratio;    /* of all steps */
     long long warmup_steps; /* above 0: instead of the ratio */

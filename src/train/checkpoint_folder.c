@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/system.h"
 #include "train/adapter.h"
+#include "train/blockwise.h"
 #include "train/model_folder.h"
 #include "train/trainer_state.h"
 
@@ -33,18 +34,29 @@ struct array {
     fvlm_dtype type;
     size_t per; /* elements of the parameter for one of the array */
 };
-enum { MAX_ARRAYS = 8 };
+enum { MAX_ARRAYS = 6 };
+#define VALUE "value"
+#define AVERAGE "average"
 
 static size_t arrays_of(const fvlm_parameter *parameter, struct array arrays[MAX_ARRAYS])
 {
     size_t count = 0;
     if (!parameter->own)
         return 0;
-    arrays[count++] = (struct array){"value", parameter->own_value, FVLM_F32, 1};
+    arrays[count++] = (struct array){VALUE, parameter->own_value, FVLM_F32, 1};
     if (!parameter->trained) /* running statistics */
         return count;
-    arrays[count++] = (struct array){"first", parameter->first, FVLM_F32, 1};
-    arrays[count++] = (struct array){"second", parameter->second, FVLM_F32, 1};
+    static const char *const moments[] = {"first", "second"}, *const scales[] = {"first_scale", "second_scale"};
+    for (int i = 0; i < 2; i++) {
+        if (parameter->codes[i]) {
+            arrays[count++] = (struct array){moments[i], parameter->codes[i], FVLM_U8, 1};
+            arrays[count++] = (struct array){scales[i], parameter->scales[i], FVLM_F32, FVLM_BLOCK};
+        } else {
+            arrays[count++] = (struct array){moments[i], i ? parameter->second : parameter->first, FVLM_F32, 1};
+        }
+    }
+    if (parameter->average)
+        arrays[count++] = (struct array){AVERAGE, parameter->average, FVLM_F32, 1};
     return count;
 }
 
@@ -78,7 +90,8 @@ static fvlm_status write_shares(fvlm_trainer *trainer, const char *folder, const
         size_t own = arrays_of(parameter, arrays);
         for (size_t a = 0; a < own && !status; a++) {
             char name[FVLM_MAX_NAME + 32];
-            if ((kind && strcmp(kind, arrays[a].kind) != 0) || (!parameter->trained && !is_first(trainer)))
+            if ((kind && parameter->trained && strcmp(kind, arrays[a].kind) != 0) ||
+                (!parameter->trained && !is_first(trainer)))
                 continue;
             fvlm_tensor *tensor = &tensors[count++];
             *tensor = fvlm_parameter_tensor(parameter, arrays[a].data);
@@ -174,23 +187,29 @@ static const float *assembled(struct share_files *files, const fvlm_parameter *p
         files->status = fvlm_fail_memory(files->error);
         return NULL;
     }
-    struct array array = {parameter->trained ? files->kind : "value", to, FVLM_F32, 1};
+    struct array array = {parameter->trained ? files->kind : VALUE, to, FVLM_F32, 1};
     files->status = read_range(files, parameter, &array, 0, parameter->count, files->error);
     return files->status ? NULL : to;
 }
 
 /* Saving. */
 
-/* What the files of a model are to hold is in memory as a whole: no need for the shares' files. */
+/* What a model is saved with: moving averages where there are some. */
+static const char *saved_kind(const fvlm_trainer *trainer)
+{
+    return trainer->options.average > 0 ? AVERAGE : VALUE;
+}
+
+/* It is in memory as a whole: no need for the shares' files. */
 static bool is_whole(const fvlm_trainer *trainer)
 {
-    return fvlm_trainer_ranks(trainer) == 1 || trainer->options.zero < 3;
+    return fvlm_trainer_ranks(trainer) == 1 || (trainer->options.zero < 3 && !(trainer->options.average > 0));
 }
 
 static const float *adapter_values(void *user, const fvlm_parameter *parameter)
 {
     struct share_files *files = user;
-    return files->tables ? assembled(files, parameter) : parameter->value;
+    return files->tables ? assembled(files, parameter) : parameter->average ? parameter->average : parameter->value;
 }
 
 /* What was trained in the place of the tensor `name`. */
@@ -199,7 +218,7 @@ static const float *model_values(void *user, const char *name, const fvlm_tensor
     (void)stored;
     struct share_files *files = user;
     const fvlm_parameter *parameter = fvlm_parameters_find(files->parameters, name);
-    return !parameter || !parameter->own ? NULL : files->tables ? assembled(files, parameter) : parameter->value;
+    return parameter && parameter->own ? adapter_values(user, parameter) : NULL;
 }
 
 /* Write the model, from the shares' files in `shares` where it is not NULL. */
@@ -210,7 +229,7 @@ static fvlm_status write_model(fvlm_trainer *trainer, const char *folder, const 
     struct share_files files = {.error = error};
     fvlm_status status = shares ? open_files(shares, fvlm_trainer_ranks(trainer), &files, error) : FVLM_OK;
     files.parameters = parameters;
-    files.kind = "value";
+    files.kind = saved_kind(trainer);
     size_t most = 1;
     for (size_t i = 0; i < parameters->count; i++)
         most = parameters->items[i]->own && parameters->items[i]->count > most ? parameters->items[i]->count : most;
@@ -257,7 +276,8 @@ fvlm_status fvlm_trainer_write(fvlm_trainer *trainer, const char *folder, bool s
     fvlm_status status = aside ? fvlm_folder_create(state ? folder : aside, error) : fvlm_fail_memory(error);
     status = fvlm_trainer_agree(trainer, status, error);
     if (!status && shares)
-        status = fvlm_trainer_agree(trainer, write_shares(trainer, shares, state ? NULL : "value", error), error);
+        status = fvlm_trainer_agree(trainer, write_shares(trainer, shares, state ? NULL : saved_kind(trainer), error),
+                                    error);
     if (!status && is_first(trainer)) {
         status = write_model(trainer, folder, is_whole(trainer) ? NULL : shares, error);
         if (!status && state)

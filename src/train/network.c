@@ -65,6 +65,8 @@ static void create_parts(fvlm_network *network, fvlm_loader *loader)
 {
     const fvlm_engine *engine = network->engine;
     network->parameters.trained = network->options.trained;
+    network->parameters.eight_bits = network->options.eight_bits;
+    network->parameters.averaged = network->options.averaged;
     network->parameters.inputs = engine->precision == FVLM_PRECISION_FP32 ? FVLM_F32 : FVLM_BF16;
     network->parameters.arena = loader->arena = fvlm_arena_create();
     if (!loader->arena)
@@ -491,9 +493,9 @@ fvlm_status fvlm_network_measure(const fvlm_config *config, const fvlm_tensor_ta
         size->workspace = cutter.used;
         size->parameters = count_elements(parameters, false) + (network.tower ? 0 : size->tower);
         size->trained = count_elements(parameters, true);
-        size->values = parameters->value_floats;
-        size->gradients = parameters->gradient_floats;
-        size->states = parameters->state_floats;
+        size->values = parameters->value_bytes;
+        size->gradients = parameters->gradient_bytes;
+        size->states = parameters->state_bytes;
         size->slots = shared ? fvlm_shards_floats(parameters, shards.stage) : 0;
         uint64_t before = shared ? fvlm_ranks_traffic(options->ranks) : 0;
         for (size_t i = 0; i < batches && shared; i++) {

@@ -13,7 +13,8 @@ typedef struct fvlm_network_options {
     bool batch_statistics; /* of the trained tower's batch norm; otherwise running ones */
     fvlm_ranks *ranks;     /* several of them share the run, in ZeRO's stage 1, 2 or 3; NULL: one process */
     int stage;
-    bool recompute; /* gradient checkpointing: a second forward pass instead of memory */
+    bool eight_bits, averaged; /* of the optimiser's state: see fvlm_parameters */
+    bool recompute;            /* gradient checkpointing: a second forward pass instead of memory */
 } fvlm_network_options;
 
 typedef struct fvlm_network fvlm_network;
@@ -27,11 +28,12 @@ fvlm_parameters *fvlm_network_parameters(fvlm_network *network);
 
 /* What a network needs, counted by what creates it. */
 typedef struct fvlm_network_size {
-    size_t parameters, trained;              /* of the model, the tower's included */
-    size_t tower;                            /* of the tower */
-    size_t values, gradients, states, slots; /* floats that a rank keeps of what is trained */
-    size_t workspace;                        /* floats, for one batch */
-    uint64_t traffic;                        /* bytes that a rank sends in a step */
+    size_t parameters, trained;       /* of the model, the tower's included */
+    size_t tower;                     /* of the tower */
+    size_t values, gradients, states; /* bytes that a rank keeps of what is trained */
+    size_t slots;                     /* floats for it while it is used */
+    size_t workspace;                 /* floats, for one batch */
+    uint64_t traffic;                 /* bytes that a rank sends in a step */
 } fvlm_network_size;
 
 /* The size of a network over `config` with options->ranks, which may be pretended, for batches of `samples` texts of

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "train/blockwise.h"
+
 #define RUN ((size_t)1 << 15)
 
 static size_t run_count(size_t count)
@@ -52,21 +54,48 @@ struct step_job {
     float beta1, beta2, rest1, rest2; /* rest: 1 - beta */
     float eps, keep, rate, root;      /* keep: 1 - rate decay; root: 1 / sqrt(1 - beta2^step) */
     float scale;
+    float average; /* 1 - decay of the moving average */
 };
+
+/* One run's elements with their moments, which are in memory or were just decoded. */
+static void update(const struct step_job *job, const float *gradient, size_t count, float *value, float *m, float *v)
+{
+    for (size_t i = 0; i < count; i++) {
+        float g = gradient[i] * job->scale;
+        m[i] = job->beta1 * m[i] + job->rest1 * g;
+        v[i] = job->beta2 * v[i] + job->rest2 * g * g;
+        value[i] = value[i] * job->keep - job->rate * m[i] / (sqrtf(v[i]) * job->root + job->eps);
+    }
+}
+
+static void update_blocks(const struct step_job *job, size_t first, size_t last)
+{
+    const fvlm_parameter *parameter = job->parameter;
+    for (size_t i = first, n; i < last; i += n) {
+        float moments[2][FVLM_BLOCK];
+        n = last - i < FVLM_BLOCK ? last - i : FVLM_BLOCK;
+        for (int k = 0; k < 2; k++)
+            fvlm_block_decode(k == 0, parameter->codes[k] + i, parameter->scales[k][i / FVLM_BLOCK], n, moments[k]);
+        update(job, parameter->own_gradient + i, n, parameter->own_value + i, moments[0], moments[1]);
+        for (int k = 0; k < 2; k++)
+            parameter->scales[k][i / FVLM_BLOCK] = fvlm_block_encode(k == 0, moments[k], n, parameter->codes[k] + i);
+    }
+}
 
 static void run_step(void *argument, size_t index, int thread)
 {
     (void)thread;
     const struct step_job *job = argument;
     size_t first = index * RUN, count = job->parameter->share, last = count - first < RUN ? count : first + RUN;
-    float *value = job->parameter->own_value, *m = job->parameter->first, *v = job->parameter->second;
-    const float *gradient = job->parameter->own_gradient;
-    for (size_t i = first; i < last; i++) {
-        float g = gradient[i] * job->scale;
-        m[i] = job->beta1 * m[i] + job->rest1 * g;
-        v[i] = job->beta2 * v[i] + job->rest2 * g * g;
-        value[i] = value[i] * job->keep - job->rate * m[i] / (sqrtf(v[i]) * job->root + job->eps);
-    }
+    const fvlm_parameter *parameter = job->parameter;
+    float *value = parameter->own_value, *average = parameter->average;
+    if (parameter->codes[0])
+        update_blocks(job, first, last);
+    else
+        update(job, parameter->own_gradient + first, last - first, value + first, parameter->first + first,
+               parameter->second + first);
+    for (size_t i = first; average && i < last; i++)
+        average[i] += job->average * (value[i] - average[i]);
 }
 
 static int part_index(fvlm_part part)
@@ -93,7 +122,8 @@ void fvlm_adamw_step(const fvlm_adamw *adamw, fvlm_parameters *set, fvlm_pool *p
                                .keep = (float)(1 - (decayed ? rate * adamw->decay : 0)),
                                .rate = (float)(rate / correction1),
                                .root = (float)(1 / sqrt(correction2)),
-                               .scale = (float)scale};
+                               .scale = (float)scale,
+                               .average = (float)(1 - adamw->average)};
         fvlm_pool_run(pool, run_count(parameter->share), run_step, &job);
     }
 }

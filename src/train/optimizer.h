@@ -9,6 +9,7 @@ typedef struct fvlm_adamw {
     double beta1, beta2, eps;
     double decay;
     bool decay_all;  /* otherwise matrices and convolutions only, not norms, biases and scales */
+    double average;  /* decay of the moving average */
     double rates[4]; /* by part: vision, projector, language, adapter */
 } fvlm_adamw;
 

@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/blockwise.h"
 #include "train/shards.h"
 
 #define CLEAR_RUN ((size_t)1 << 16)
+#define MIN_EIGHT_BITS 4096 /* smaller parameters keep float32 moments, as in bitsandbytes */
 #define LINE (FVLM_ALIGN / sizeof(float))
 
 static float *floats(fvlm_parameters *set, fvlm_loader *loader, size_t count)
@@ -78,9 +80,12 @@ static void make_trained(fvlm_parameters *set, fvlm_loader *loader, fvlm_paramet
     if (shards)
         parameter->share = fvlm_share(parameter->count, fvlm_ranks_count(shards->ranks),
                                       fvlm_ranks_index(shards->ranks), &parameter->start);
-    set->value_floats += stage == 3 ? parameter->share : parameter->count;
-    set->gradient_floats += stage >= 2 ? parameter->share : parameter->count;
-    set->state_floats += 2 * parameter->share;
+    bool eight_bits = set->eight_bits && parameter->count >= MIN_EIGHT_BITS;
+    size_t share = parameter->share, blocks = (share + FVLM_BLOCK - 1) / FVLM_BLOCK;
+    set->value_bytes += (stage == 3 ? share : parameter->count) * sizeof(float);
+    set->gradient_bytes += (stage >= 2 ? share : parameter->count) * sizeof(float);
+    set->state_bytes += 2 * (eight_bits ? share + blocks * sizeof(float) : share * sizeof(float));
+    set->state_bytes += set->averaged ? share * sizeof(float) : 0;
     float *values = set->measuring || stage < 3 ? NULL : shards->slots[group->slot].values + group->floats;
     float *gradients = set->measuring || stage < 2 ? NULL : shards->slots[group->slot].gradients + group->floats;
     group->floats += (parameter->count + LINE - 1) / LINE * LINE;
@@ -88,10 +93,20 @@ static void make_trained(fvlm_parameters *set, fvlm_loader *loader, fvlm_paramet
         return;
     parameter->value = values ? values : floats(set, loader, parameter->count);
     parameter->gradient = gradients ? gradients : floats(set, loader, parameter->count);
-    parameter->own_value = values ? floats(set, loader, parameter->share) : parameter->value;
-    parameter->own_gradient = gradients ? floats(set, loader, parameter->share) : parameter->gradient;
-    parameter->first = floats(set, loader, parameter->share);
-    parameter->second = floats(set, loader, parameter->share);
+    parameter->own_value = values ? floats(set, loader, share) : parameter->value;
+    parameter->own_gradient = gradients ? floats(set, loader, share) : parameter->gradient;
+    if (set->averaged)
+        parameter->average = floats(set, loader, share);
+    for (int i = 0; i < 2 && eight_bits; i++) {
+        parameter->codes[i] = fvlm_arena_alloc(set->arena, share, 1);
+        parameter->scales[i] = floats(set, loader, blocks);
+        if (!parameter->codes[i])
+            loader->status = fvlm_fail_memory(loader->error);
+    }
+    if (!eight_bits) {
+        parameter->first = floats(set, loader, share);
+        parameter->second = floats(set, loader, share);
+    }
     if (!loader->status) {
         parameter->own_value += values ? 0 : parameter->start;
         parameter->own_gradient += gradients ? 0 : parameter->start;
@@ -102,6 +117,8 @@ void fvlm_parameter_keep(fvlm_parameter *parameter)
 {
     if (parameter->own_value != parameter->value + parameter->start)
         memcpy(parameter->own_value, parameter->value + parameter->start, parameter->share * sizeof(float));
+    if (parameter->average)
+        memcpy(parameter->average, parameter->own_value, parameter->share * sizeof(float));
 }
 
 /* The shape in the checkpoint, or where there is none [rows, cols] or [rows]. */
@@ -176,7 +193,7 @@ fvlm_parameter *fvlm_parameter_statistics(fvlm_parameters *set, fvlm_loader *loa
     take_shape(set, loader, parameter, count, 1);
     parameter->own = true;
     parameter->share = count;
-    set->value_floats += count;
+    set->value_bytes += count * sizeof(float);
     if (!set->measuring)
         parameter->value = parameter->own_value = floats(set, loader, count);
     fill(set, loader, parameter, stored);

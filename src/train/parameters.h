@@ -35,7 +35,10 @@ typedef struct fvlm_parameter {
     size_t start, share;    /* this process's part of [count]; all of it where there is one process */
     float *own_value;       /* [share]: at value + start, or alone in ZeRO's stage 3 */
     float *own_gradient;    /* [share]: at gradient + start, or alone from stage 2 on */
-    float *first, *second;  /* [share]: AdamW's moments; NULL: frozen */
+    float *first, *second;  /* [share]: AdamW's moments; NULL: frozen, or in 8 bits */
+    uint8_t *codes[2];      /* [share]: the moments in 8 bits, or NULL: blockwise.h */
+    float *scales[2];       /* [share / FVLM_BLOCK, rounded up]: of their blocks */
+    float *average;         /* [share]: exponential moving average of the value; NULL: none is kept */
 } fvlm_parameter;
 
 /* Parameters that are used together. Where their values or gradients are not kept whole, those are in a slot: a layer's
@@ -59,7 +62,9 @@ typedef struct fvlm_parameters {
     size_t group_count, group_capacity;
     struct fvlm_shards *shards; /* NULL: one process */
     bool measuring;             /* only count: nothing is allocated or read, and values stay NULL */
-    size_t value_floats, gradient_floats, state_floats; /* what this process keeps of what is trained, without slots */
+    bool eight_bits;            /* moments of all but small parameters take 8 bits each */
+    bool averaged;              /* keep a moving average */
+    size_t value_bytes, gradient_bytes, state_bytes; /* what this process keeps of what is trained, without slots */
 } fvlm_parameters;
 
 /* What is added from here on is used together. The group's number, from 0. */

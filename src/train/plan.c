@@ -84,9 +84,9 @@ fvlm_status fvlm_train_plan_make(const char *model, const fvlm_train_options *op
     if (!status) {
         *plan = (fvlm_train_plan){.parameters = size.parameters,
                                   .trained = size.trained,
-                                  .memory = {.values = bytes_of(size.values),
-                                             .gradients = bytes_of(size.gradients),
-                                             .states = bytes_of(size.states),
+                                  .memory = {.values = size.values,
+                                             .gradients = size.gradients,
+                                             .states = size.states,
                                              .slots = bytes_of(size.slots),
                                              .sent = size.traffic},
                                   .activations = bytes_of(size.workspace),

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/system.h"
+#include "train/blockwise.h"
 #include "train/trainer_state.h"
 
 #define MAX_BATCH 65536
@@ -47,6 +48,9 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
                          "learning rates, weight decay and the largest gradient norm cannot be negative");
     if (!(o->beta1 >= 0 && o->beta1 < 1) || !(o->beta2 >= 0 && o->beta2 < 1) || !(o->eps > 0))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "AdamW wants 0 <= beta < 1 and a positive epsilon");
+    if (!(o->average >= 0 && o->average < 1))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "a moving average wants a decay of at least 0 and below 1, not %g",
+                         o->average);
     if (!(o->warmup_ratio >= 0 && o->warmup_ratio <= 1))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "the warm-up ratio %g is not between 0 and 1", o->warmup_ratio);
     if (o->zero < 1 || o->zero > 3)
@@ -120,7 +124,9 @@ fvlm_network_options fvlm_trainer_network_options(const fvlm_train_options *opti
         .batch_statistics = options->batch_statistics,
         .ranks = options->ranks,
         .stage = options->zero,
-        .recompute = options->gradient_checkpointing};
+        .recompute = options->gradient_checkpointing,
+        .eight_bits = options->eight_bits,
+        .averaged = options->average > 0};
 }
 
 fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *options, fvlm_trainer **out,
@@ -143,6 +149,7 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
                                   .eps = options->eps,
                                   .decay = options->weight_decay,
                                   .decay_all = options->decay_all,
+                                  .average = options->average,
                                   .rates = {vision, projector, options->rate, options->rate}};
     status = fvlm_dataset_open(options->data, options->weights, options->data_count, &trainer->dataset, error);
     if (!status)
@@ -153,6 +160,7 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
         fvlm_trainer_close(out);
         return status;
     }
+    fvlm_block_prepare();
     plan_steps(trainer);
     return FVLM_OK;
 }
@@ -414,9 +422,9 @@ void fvlm_trainer_memory(const fvlm_trainer *trainer, fvlm_train_memory *memory)
 {
     const fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
     const fvlm_shards *shards = parameters->shards;
-    *memory = (fvlm_train_memory){.values = parameters->value_floats * sizeof(float),
-                                  .gradients = parameters->gradient_floats * sizeof(float),
-                                  .states = parameters->state_floats * sizeof(float),
+    *memory = (fvlm_train_memory){.values = parameters->value_bytes,
+                                  .gradients = parameters->gradient_bytes,
+                                  .states = parameters->state_bytes,
                                   .slots = shards ? fvlm_shards_floats(parameters, shards->stage) * sizeof(float) : 0,
                                   .sent = shards ? fvlm_ranks_traffic(shards->ranks) : 0};
 }

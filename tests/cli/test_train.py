@@ -435,3 +435,50 @@ def test_published_names_work(fastvlm, write, tmp_path):
                      "--save_total_limit", "1", "--mm_projector_lr", "2e-4", "--unfreeze_mm_vision_tower", "True",
                      "--gradient_checkpointing", "True", "--model_max_length", "512", "--json", "--quiet")
     assert result.json["step"] == result.json["steps"] == 1
+
+
+# The optimiser's state.
+
+EIGHT = ["--optim", "adamw_8bit"]
+AVERAGED = ["--ema-decay", "0.9"]
+
+
+@pytest.mark.parametrize("options", [EIGHT, AVERAGED, EIGHT + AVERAGED], ids=["8bit", "ema", "both"])
+def test_resume_with_other_states(options, whole, fastvlm, tmp_path):
+    data, out = whole
+    assert fastvlm(*arguments(data, tmp_path / "one", *RUN, *options)).code == 0
+    assert weights(tmp_path / "one") != weights(out)
+    for step in (2, 6):
+        new = tmp_path / str(step)
+        assert fastvlm(*arguments(data, new, *RUN, *options, "--resume-from", tmp_path / "one" / f"checkpoint-{step}")).code == 0
+        assert weights(new) == weights(tmp_path / "one")
+    fastvlm(*arguments(data, tmp_path / "x", *RUN, *options, "--resume-from", out / "checkpoint-2")).failed(
+        1, "another optimiser")
+
+
+def test_eight_bits_learn_alike(whole, fastvlm, tmp_path):
+    data, _ = whole
+    run = ["--tune", "projector,llm", "--lr", "2e-3", "--batch-size", "5", "--max-steps", "30", "--save-steps", "0", "--json"]
+    plain = fastvlm(*arguments(data, tmp_path / "plain", *run)).json
+    eight = fastvlm(*arguments(data, tmp_path / "eight", *run, *EIGHT)).json
+    first = log(tmp_path / "plain")[0]["loss"]
+    assert plain["loss"] < first - 1 and eight["loss"] == pytest.approx(plain["loss"], abs=0.05 * (first - plain["loss"]))
+    # Norms, biases and what is smaller than 4096 keep 32 bits.
+    assert eight["memory"]["states"] < 0.35 * plain["memory"]["states"]
+
+
+def test_the_average_is_what_is_saved(fastvlm, write, tmp_path):
+    out = tmp_path / "out"
+    assert fastvlm(*arguments(write(SAMPLES), out, "--lr", "1e-2", "--max-steps", "4", "--save-steps", "1", *AVERAGED,
+                              "--tune", "projector")).code == 0
+    states = [read_all(out / f"checkpoint-{step}" / "optimizer.safetensors") for step in range(1, 5)]
+    names = [name.split("/", 1)[1] for name in states[0] if name.startswith("average/")]
+    saved = read_all(out / "model.safetensors")
+    assert len(names) == 4
+    for name in names:
+        for before, after in zip(states, states[1:]):
+            last = before[f"average/{name}"]
+            expected = last + np.float32(1 - 0.9) * (after[f"value/{name}"] - last)
+            assert np.abs(after[f"average/{name}"] - expected).max() < 1e-6
+        average, value = states[-1][f"average/{name}"], states[-1][f"value/{name}"]
+        assert np.linalg.norm(saved[name] - average) < 0.2 * np.linalg.norm(saved[name] - value)  # both rounded to bf16
