@@ -20,7 +20,9 @@
 static char **data, **folders, *weights, *output, *tune, *batch_norm, *schedule, *dump_path, *labels_path, *resume_from;
 static char *adapter_only, *unfreeze_tower, *freeze_backbone, *checkpointing, *group_modality, *group_length;
 static char *lora, *bf16, *plan_ranks, *optimiser;
-static double average;
+static char **eval_data;
+static double average, threshold;
+static int eval_steps = 500, patience, packing;
 static int lora_rank = 128;
 static double lora_alpha = 256, rate = 2e-5, projector_rate, vision_rate, epochs = 1, weight_decay, beta1 = 0.9,
               beta2 = 0.999, eps = 1e-8;
@@ -38,6 +40,15 @@ static const struct poptOption table[] = {
     {"data-path", '\0', POPT_ARG_ARGV | HIDDEN, &data, 0, NULL, NULL},
     {"data-weights", '\0', POPT_ARG_STRING, &weights, 0, "How often an epoch takes each file's samples, as 1,0.5,...",
      "LIST"},
+    {"eval-data", '\0', POPT_ARG_ARGV, &eval_data, 0, "Samples to evaluate on during training; may be repeated",
+     "FILE"},
+    {"eval-steps", '\0', POPT_ARG_INT | DEFAULT, &eval_steps, 0, "Steps between evaluations", "N"},
+    {"early-stopping-patience", '\0', POPT_ARG_INT, &patience, 0,
+     "End after so many evaluations in a row without a better loss (default: never)", "N"},
+    {"early-stopping-threshold", '\0', POPT_ARG_DOUBLE, &threshold, 0, "By which it has to be better (default: 0)",
+     "X"},
+    {"packing", '\0', POPT_ARG_INT, &packing, 0,
+     "Put samples together into units of so many tokens, which count as one for --batch-size", "N"},
     {"image-folder", '\0', POPT_ARG_ARGV, &folders, 0, "Where the pictures are; may be repeated", "DIR"},
     {"output", 'o', POPT_ARG_STRING, &output, 0, "Folder for checkpoints and the trained model", "DIR"},
     {"output-dir", '\0', POPT_ARG_STRING | HIDDEN, &output, 0, NULL, NULL},
@@ -278,6 +289,11 @@ static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **
     train->weight_decay = weight_decay;
     train->decay_all = decay_all;
     train->average = average;
+    train->eval_data = (const char *const *)eval_data;
+    train->eval_count = cli_count(eval_data);
+    train->patience = patience;
+    train->threshold = threshold;
+    train->packing = packing;
     train->beta1 = beta1;
     train->beta2 = beta2;
     train->eps = eps;
@@ -313,10 +329,13 @@ static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **
 
 static json_t *progress_json(const fvlm_train_progress *progress, double seconds)
 {
-    return json_pack("{sI sI sf sf sf sf sI sf si}", "step", (json_int_t)progress->step, "steps",
-                     (json_int_t)progress->steps, "epoch", progress->epoch, "loss", progress->loss, "grad_norm",
-                     progress->gradient_norm, "learning_rate", progress->rate, "tokens", (json_int_t)progress->tokens,
-                     "seconds", seconds, "skipped", progress->skipped);
+    json_t *object = json_pack("{sI sI sf sf sf sf sI sf si}", "step", (json_int_t)progress->step, "steps",
+                               (json_int_t)progress->steps, "epoch", progress->epoch, "loss", progress->loss,
+                               "grad_norm", progress->gradient_norm, "learning_rate", progress->rate, "tokens",
+                               (json_int_t)progress->tokens, "seconds", seconds, "skipped", progress->skipped);
+    if (isfinite(progress->eval_loss))
+        json_object_set_new(object, "eval_loss", json_real(progress->eval_loss));
+    return object;
 }
 
 /* Say what this rank keeps. */
@@ -366,6 +385,25 @@ static void draw(const fvlm_train_progress *p, double seconds, double remaining)
               seconds > 0 ? (double)p->tokens / seconds : 0, (int)(remaining / 60), (int)remaining % 60);
 }
 
+static fvlm_status evaluate(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm_train_progress *progress,
+                            fvlm_error *error)
+{
+    double start_ms = fvlm_clock_ms();
+    fvlm_status status = fvlm_trainer_evaluate(trainer, progress, error);
+    if (status)
+        return status;
+    double seconds = (fvlm_clock_ms() - start_ms) / 1000;
+    if (log)
+        status = write_log(log,
+                           json_pack("{sI sf sf}", "step", (json_int_t)progress->step, "eval_loss", progress->eval_loss,
+                                     "seconds", seconds),
+                           error);
+    if (!quiet)
+        cli_error("step %lld: evaluation's loss %.4f, perplexity %.3f%s", progress->step, progress->eval_loss,
+                  exp(progress->eval_loss), progress->early ? "; no better for a while: this is the end" : "");
+    return fvlm_ranks_agree(ranks, status, error);
+}
+
 /* All steps, or up to an interrupt, which leaves a checkpoint. The first rank writes the log: NULL elsewhere. */
 static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm_train_progress *progress,
                        fvlm_error *error)
@@ -374,7 +412,7 @@ static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm
     long long first = progress->step;
     double start_ms = fvlm_clock_ms(), drawn_ms = 0;
     fvlm_status status = FVLM_OK;
-    while (status == FVLM_OK && progress->step < progress->steps && !progress->stopped) {
+    while (status == FVLM_OK && progress->step < progress->steps && !progress->stopped && !progress->early) {
         double step_ms = fvlm_clock_ms();
         status = fvlm_trainer_step(trainer, progress, error);
         if (status)
@@ -387,8 +425,11 @@ static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm
             draw(progress, (now - step_ms) / 1000, a_step * (double)(progress->steps - progress->step));
             drawn_ms = now;
         }
+        bool last = progress->step == progress->steps;
+        if (status == FVLM_OK && eval_data && (last || (eval_steps > 0 && progress->step % eval_steps == 0)))
+            status = evaluate(trainer, ranks, log, progress, error);
         bool due = save_steps > 0 && progress->step % save_steps == 0;
-        if (status == FVLM_OK && (due || (progress->stopped && progress->step < progress->steps)))
+        if (status == FVLM_OK && (due || (progress->stopped && !last)))
             status = fvlm_trainer_save(trainer, error);
     }
     return status;
@@ -411,7 +452,7 @@ static fvlm_status train_model(fvlm_trainer *trainer, fvlm_ranks *ranks, fvlm_tr
     cli_warning_catch();
     if (status == FVLM_OK)
         status = run(trainer, ranks, log, progress, error);
-    if (status == FVLM_OK && progress->step == progress->steps)
+    if (status == FVLM_OK && (progress->step == progress->steps || progress->early))
         status = fvlm_trainer_finish(trainer, error);
     if (log)
         fclose(log);
@@ -488,7 +529,7 @@ static int train_command(int argc, const char **argv, fvlm_ranks *ranks)
         code = cli_print_json(result);
     else
         json_decref(result);
-    if (dump || progress.step == progress.steps)
+    if (dump || progress.step == progress.steps || progress.early)
         return code;
     cli_error("stopped after step %lld of %lld; --resume goes on", progress.step, progress.steps);
     return CLI_FAILED;

@@ -29,6 +29,12 @@ typedef struct fvlm_train_options {
     const char *const *data; /* [data_count] files in LLaVA's format, JSON or JSON lines */
     const double *weights;   /* [data_count]: how often an epoch takes each sample of a file; NULL: once */
     size_t data_count;
+    const char *const *eval_data; /* [eval_count] files to evaluate on; 0: none */
+    size_t eval_count;
+    int patience;     /* above 0: this many evaluations in a row without a better loss end the run */
+    double threshold; /* by which a loss has to be better */
+    int packing;      /* above 0: samples are put together into units of at most so many tokens, which then count as one
+                         for batch_size; attention and positions stay each sample's own */
     const char *const *folders; /* [folder_count]: where pictures are */
     size_t folder_count;
     const char *output;                         /* folder for checkpoints and the result */
@@ -83,12 +89,17 @@ typedef struct fvlm_train_progress {
     size_t tokens;        /* of the step, pictures' included */
     int skipped;          /* bad samples so far */
     bool stopped;         /* some rank wants to stop */
+    double eval_loss;     /* of an evaluation after this step, over its supervised tokens; otherwise not a number */
+    bool early;           /* evaluations say that the run should end */
 } fvlm_train_progress;
 
 /* With several ranks all functions of a trainer are called by all of them, and fail on all where one fails. */
 
 /* One step. A loss that is not finite is an error that names the batch. Not to be called when step == steps. */
 FVLM_API fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error);
+/* The mean loss over options.eval_data, in progress->eval_loss, of the averaged weights where there are some. A broken
+ * sample is an error. */
+FVLM_API fvlm_status fvlm_trainer_evaluate(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error);
 /* Where the run stands, before the first step too. */
 FVLM_API void fvlm_trainer_progress(const fvlm_trainer *trainer, fvlm_train_progress *progress);
 

@@ -7,6 +7,7 @@
  * optimizer-00001-of-00004.safetensors; any number of ranks reads them. Where no rank has the whole of what is to be
  * saved, the first one puts it together from these files.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -253,15 +254,18 @@ static json_t *fingerprint(const fvlm_trainer *trainer)
 {
     const fvlm_train_options *o = &trainer->options;
     return json_pack("{sI sI si sI sI}", "steps", (json_int_t)trainer->steps, "samples",
-                     (json_int_t)fvlm_dataset_count(trainer->dataset), "batch_size", o->batch_size, "samples_of_a_step",
-                     (json_int_t)fvlm_trainer_step_samples(trainer), "seed", (json_int_t)o->seed);
+                     (json_int_t)fvlm_dataset_unit_count(trainer->dataset), "batch_size", o->batch_size,
+                     "samples_of_a_step", (json_int_t)fvlm_trainer_step_samples(trainer), "seed", (json_int_t)o->seed);
 }
 
 static fvlm_status write_state(fvlm_trainer *trainer, const char *folder, fvlm_error *error)
 {
-    json_t *root = json_pack("{sI si si so}", "step", (json_int_t)trainer->step, "skipped", trainer->skipped, "ranks",
-                             fvlm_trainer_ranks(trainer), "run", fingerprint(trainer));
-    char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    /* JSON has no infinity: what was not evaluated has no best. */
+    json_t *best = isfinite(trainer->best) ? json_real(trainer->best) : json_null();
+    json_t *root =
+        json_pack("{sI si so si si so}", "step", (json_int_t)trainer->step, "skipped", trainer->skipped, "best", best,
+                  "waited", trainer->waited, "ranks", fvlm_trainer_ranks(trainer), "run", fingerprint(trainer));
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(root);
     fvlm_status status =
         text ? fvlm_file_write(folder, "trainer_state.json", text, strlen(text), error) : fvlm_fail_memory(error);
@@ -320,6 +324,9 @@ static fvlm_status read_state(fvlm_trainer *trainer, const char *folder, int *ra
     if (!status) {
         trainer->step = (uint64_t)step;
         trainer->skipped = (int)skipped;
+        const json_t *best = json_object_get(root, "best");
+        trainer->best = json_is_number(best) ? json_number_value(best) : INFINITY;
+        trainer->waited = (int)json_integer_value(json_object_get(root, "waited"));
         *ranks = (int)wrote;
     }
     json_decref(root);

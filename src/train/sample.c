@@ -240,6 +240,8 @@ static fvlm_status add_picture(struct maker *maker)
 {
     fvlm_sample *sample = maker->sample;
     const fvlm_config *config = &maker->engine->config;
+    if (maker->options->measuring && config->image_mode != FVLM_IMAGE_ANYRES)
+        return add_rows(maker, NULL, fvlm_engine_tile_tokens(maker->engine), false);
     char *path = find_picture(maker->options, maker->conversation->images[maker->shown++]);
     if (!path)
         return fvlm_fail_memory(maker->error);

@@ -23,6 +23,7 @@ typedef struct fvlm_sample_options {
     const char *const *folders;         /* [folder_count]: where relative names of pictures are looked for, in order */
     size_t folder_count;
     size_t longest; /* rows */
+    bool measuring; /* only the number of rows counts: pictures are opened only where that depends on their size */
 } fvlm_sample_options;
 
 /* A conversation in one of the forms that data sets have:

@@ -18,8 +18,10 @@
 struct file {
     char *path;
     fvlm_mapping mapping;
-    size_t first, count; /* of its samples in the set's */
-    size_t taken;        /* in an epoch */
+    size_t first, count;           /* of its samples in the set's */
+    size_t first_unit, unit_count; /* of its packs, or samples */
+    double weight;
+    size_t taken; /* units in an epoch */
 };
 
 struct span {
@@ -31,6 +33,9 @@ struct fvlm_dataset {
     size_t file_count;
     struct span *spans; /* [count] */
     size_t count, capacity;
+    size_t *members; /* [count]: the samples, pack by pack, or in order */
+    size_t *starts;  /* [unit_count + 1]: of a pack in `members`; NULL: a unit is a sample */
+    size_t unit_count, largest;
     uint32_t
         *lengths; /* [count]: about as many tokens as a sample has, times 2, plus 1 with pictures; made when asked */
 };
@@ -102,6 +107,14 @@ static fvlm_status find_elements(fvlm_dataset *set, const char *path, const uint
     return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: the list of samples does not end: the file is cut off", path);
 }
 
+static void take_units(struct file *file, size_t first, size_t count)
+{
+    file->first_unit = first;
+    file->unit_count = count;
+    file->taken = (size_t)llround(file->weight * (double)count);
+    file->taken += file->taken == 0;
+}
+
 static fvlm_status open_file(fvlm_dataset *set, const char *path, double weight, struct file *file, fvlm_error *error)
 {
     if (!(weight > 0) || weight > 1e6)
@@ -124,8 +137,8 @@ static fvlm_status open_file(fvlm_dataset *set, const char *path, double weight,
     file->count = set->count - file->first;
     if (file->count == 0)
         return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s has no samples", path);
-    file->taken = (size_t)llround(weight * (double)file->count);
-    file->taken += file->taken == 0;
+    file->weight = weight;
+    take_units(file, file->first, file->count);
     return FVLM_OK;
 }
 
@@ -141,6 +154,12 @@ fvlm_status fvlm_dataset_open(const char *const *paths, const double *weights, s
         set->file_count++;
         status = open_file(set, paths[i], weights ? weights[i] : 1, &set->files[i], error);
     }
+    if (!status && !(set->members = fvlm_calloc(set->count, sizeof *set->members)))
+        status = fvlm_fail_memory(error);
+    for (size_t i = 0; i < set->count && !status; i++)
+        set->members[i] = i;
+    set->unit_count = set->count;
+    set->largest = 1;
     if (status)
         fvlm_dataset_close(out);
     return status;
@@ -157,6 +176,8 @@ void fvlm_dataset_close(fvlm_dataset **dataset)
     }
     free(old->files);
     free(old->spans);
+    free(old->members);
+    free(old->starts);
     free(old->lengths);
     free(old);
     *dataset = NULL;
@@ -165,6 +186,23 @@ void fvlm_dataset_close(fvlm_dataset **dataset)
 size_t fvlm_dataset_count(const fvlm_dataset *dataset)
 {
     return dataset->count;
+}
+
+size_t fvlm_dataset_unit_count(const fvlm_dataset *dataset)
+{
+    return dataset->unit_count;
+}
+
+size_t fvlm_dataset_largest_unit(const fvlm_dataset *dataset)
+{
+    return dataset->largest;
+}
+
+size_t fvlm_dataset_unit(const fvlm_dataset *dataset, size_t unit, const size_t **samples)
+{
+    size_t start = dataset->starts ? dataset->starts[unit] : unit;
+    *samples = dataset->members + start;
+    return dataset->starts ? dataset->starts[unit + 1] - start : 1;
 }
 
 size_t fvlm_dataset_epoch_count(const fvlm_dataset *dataset)
@@ -208,6 +246,37 @@ static void shuffle_items(uint64_t seed, uint64_t stream, size_t count, size_t *
         items[i - 1] = items[other];
         items[other] = item;
     }
+}
+
+/* Each sample to the pack that is being filled, or where it does not fit to a new one. */
+fvlm_status fvlm_dataset_pack(fvlm_dataset *set, const size_t *lengths, size_t longest, bool shuffle, uint64_t seed,
+                              fvlm_error *error)
+{
+    set->starts = fvlm_calloc(set->count + 1, sizeof *set->starts);
+    if (!set->starts)
+        return fvlm_fail_memory(error);
+    size_t units = 0;
+    for (size_t f = 0; f < set->file_count; f++) {
+        struct file *file = &set->files[f];
+        size_t filled = 0, first = units, *members = set->members + file->first;
+        if (shuffle)
+            shuffle_items(seed, UINT64_MAX - f, file->count, members);
+        for (size_t i = 0; i < file->count; i++) {
+            size_t length = lengths[members[i]];
+            if (i == 0 || length > longest || filled > longest - length) {
+                set->starts[units++] = file->first + i;
+                filled = 0;
+            }
+            filled += length;
+        }
+        take_units(file, first, units - first);
+    }
+    set->starts[units] = set->count;
+    set->unit_count = units;
+    for (size_t i = 0; i < units; i++)
+        if (set->starts[i + 1] - set->starts[i] > set->largest)
+            set->largest = set->starts[i + 1] - set->starts[i];
+    return FVLM_OK;
 }
 
 static size_t text_bytes(const json_t *value)
@@ -316,14 +385,14 @@ fvlm_status fvlm_dataset_order(fvlm_dataset *dataset, uint64_t seed, uint64_t ep
     size_t count = 0;
     for (size_t f = 0; f < dataset->file_count; f++) {
         const struct file *file = &dataset->files[f];
-        size_t whole = file->taken / file->count, rest = file->taken % file->count;
-        for (size_t i = 0; i < whole * file->count; i++)
-            order[count++] = file->first + i % file->count;
+        size_t whole = file->taken / file->unit_count, rest = file->taken % file->unit_count;
+        for (size_t i = 0; i < whole * file->unit_count; i++)
+            order[count++] = file->first_unit + i % file->unit_count;
         if (rest == 0)
             continue;
         /* The rest goes round: each epoch takes up where the last one stopped. */
         for (size_t i = 0; i < rest; i++)
-            order[count++] = file->first + (size_t)((epoch * rest + i) % file->count);
+            order[count++] = file->first_unit + (size_t)((epoch * rest + i) % file->unit_count);
     }
     if (shuffle)
         shuffle_items(seed, 2 * epoch, count, order);

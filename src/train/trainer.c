@@ -57,6 +57,11 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "ZeRO has the stages 1, 2 and 3, not %d", o->zero);
     if (o->lora_rank > 0 && !o->tune_llm)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "LoRA trains the language model, which is not among the parts");
+    if (o->packing < 0 || (o->packing > 0 && (o->group_by_length || o->group_by_modality)))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "packs have a positive number of tokens, and are not grouped");
+    if (o->patience < 0 || !(o->threshold >= 0) || (o->patience > 0 && o->eval_count == 0))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT,
+                         "stopping early wants data to evaluate on, and a patience and threshold of at least 0");
     if (!isfinite(o->lora_alpha))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "LoRA's alpha is not a number");
     if (o->lora_rank < 0 || o->lora_rank > 4096)
@@ -98,7 +103,7 @@ static void plan_steps(fvlm_trainer *trainer)
 
 static fvlm_status allocate(fvlm_trainer *trainer, fvlm_error *error)
 {
-    size_t batch = (size_t)trainer->options.batch_size;
+    size_t batch = (size_t)trainer->options.batch_size * fvlm_dataset_largest_unit(trainer->dataset);
     trainer->order = fvlm_calloc(fvlm_dataset_epoch_count(trainer->dataset), sizeof *trainer->order);
     bool fine = trainer->order;
     for (int i = 0; i < 2; i++) {
@@ -108,7 +113,32 @@ static fvlm_status allocate(fvlm_trainer *trainer, fvlm_error *error)
         prepared->bad = fvlm_calloc(batch, sizeof *prepared->bad);
         fine = fine && prepared->samples && prepared->places && prepared->bad;
     }
-    return fine ? fvlm_pool_create(1, &trainer->pool, error) : fvlm_fail_memory(error);
+    return fine ? FVLM_OK : fvlm_fail_memory(error);
+}
+
+static fvlm_status make_sample(fvlm_trainer *trainer, const fvlm_dataset *dataset, size_t place, bool measuring,
+                               fvlm_sample *sample, fvlm_error *error);
+
+/* Put samples together by their lengths. A broken one, which is named when its turn comes, has none. */
+static fvlm_status pack(fvlm_trainer *trainer, fvlm_error *error)
+{
+    const fvlm_train_options *o = &trainer->options;
+    size_t count = fvlm_dataset_count(trainer->dataset), *lengths = fvlm_calloc(count, sizeof *lengths);
+    if (!lengths)
+        return fvlm_fail_memory(error);
+    fvlm_status status = FVLM_OK;
+    for (size_t i = 0; i < count && status != FVLM_ERROR_MEMORY; i++) {
+        fvlm_sample sample;
+        status = make_sample(trainer, trainer->dataset, i, true, &sample, error);
+        if (!status) {
+            lengths[i] = sample.count;
+            fvlm_sample_clear(&sample);
+        }
+    }
+    if (status != FVLM_ERROR_MEMORY)
+        status = fvlm_dataset_pack(trainer->dataset, lengths, (size_t)o->packing, o->shuffle, o->seed, error);
+    free(lengths);
+    return status;
 }
 
 fvlm_network_options fvlm_trainer_network_options(const fvlm_train_options *options)
@@ -140,6 +170,7 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
     if (!trainer)
         return fvlm_fail_memory(error);
     trainer->engine = engine;
+    trainer->best = INFINITY;
     trainer->options = *options;
     fvlm_network_options network = fvlm_trainer_network_options(options);
     double projector = options->projector_rate > 0 ? options->projector_rate : options->rate;
@@ -152,6 +183,12 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
                                   .average = options->average,
                                   .rates = {vision, projector, options->rate, options->rate}};
     status = fvlm_dataset_open(options->data, options->weights, options->data_count, &trainer->dataset, error);
+    if (!status && options->eval_count > 0)
+        status = fvlm_dataset_open(options->eval_data, NULL, options->eval_count, &trainer->eval_dataset, error);
+    if (!status)
+        status = fvlm_pool_create(1, &trainer->pool, error);
+    if (!status && options->packing > 0)
+        status = pack(trainer, error);
     if (!status)
         status = allocate(trainer, error);
     if (!status)
@@ -190,22 +227,25 @@ void fvlm_trainer_close(fvlm_trainer **trainer)
     fvlm_pool_destroy(&old->pool);
     fvlm_network_destroy(&old->network);
     fvlm_dataset_close(&old->dataset);
+    fvlm_dataset_close(&old->eval_dataset);
     free(old);
     *trainer = NULL;
 }
 
 /* Batches. */
 
-static fvlm_status make_sample(fvlm_trainer *trainer, size_t place, fvlm_sample *sample, fvlm_error *error)
+static fvlm_status make_sample(fvlm_trainer *trainer, const fvlm_dataset *dataset, size_t place, bool measuring,
+                               fvlm_sample *sample, fvlm_error *error)
 {
     const fvlm_train_options *o = &trainer->options;
     fvlm_sample_options options = {.template_name = o->template_name,
                                    .system = o->system,
                                    .folders = o->folders,
                                    .folder_count = o->folder_count,
-                                   .longest = trainer->engine->context};
+                                   .longest = trainer->engine->context,
+                                   .measuring = measuring};
     json_t *object;
-    fvlm_status status = fvlm_dataset_parse(trainer->dataset, place, &object, error);
+    fvlm_status status = fvlm_dataset_parse(dataset, place, &object, error);
     if (status)
         return status;
     fvlm_conversation conversation;
@@ -218,10 +258,27 @@ static fvlm_status make_sample(fvlm_trainer *trainer, size_t place, fvlm_sample 
     json_decref(object);
     if (status) {
         char name[256];
-        fvlm_dataset_name(trainer->dataset, place, name, sizeof name);
+        fvlm_dataset_name(dataset, place, name, sizeof name);
         fvlm_fail(error, status, "%s: %s", name, inner.message);
     }
     return status;
+}
+
+static void prepare_sample(fvlm_trainer *trainer, size_t place, fvlm_prepared *prepared)
+{
+    fvlm_error error;
+    fvlm_status status =
+        make_sample(trainer, trainer->dataset, place, false, &prepared->samples[prepared->count], &error);
+    if (!status) {
+        prepared->places[prepared->count++] = place;
+    } else if (status == FVLM_ERROR_MEMORY) {
+        prepared->status = status;
+        prepared->error = error;
+    } else if ((prepared->bad[prepared->bad_count] = fvlm_strdup(error.message))) {
+        prepared->bad_count++;
+    } else {
+        prepared->status = fvlm_fail_memory(&prepared->error);
+    }
 }
 
 /* The background job: fill the prepared batch that comes next. */
@@ -245,21 +302,11 @@ static void prepare(void *argument, fvlm_prepared *prepared)
     size_t ranks = (size_t)fvlm_trainer_ranks(trainer), rank = (size_t)fvlm_trainer_rank(trainer);
     size_t in_epoch = (size_t)(step % trainer->steps_per_epoch) * accumulation + prepared->number % accumulation;
     size_t first = (in_epoch * ranks + rank) * batch; /* a step's batches go round the ranks */
-    for (size_t i = first; i < first + batch && i < count && !prepared->status; i++) {
-        fvlm_error error;
-        fvlm_status status = make_sample(trainer, trainer->order[i], &prepared->samples[prepared->count], &error);
-        if (status == FVLM_ERROR_MEMORY) {
-            prepared->status = status;
-            prepared->error = error;
-        } else if (status) {
-            char *message = fvlm_strdup(error.message);
-            if (message)
-                prepared->bad[prepared->bad_count++] = message;
-            else
-                prepared->status = fvlm_fail_memory(&prepared->error);
-        } else {
-            prepared->places[prepared->count++] = trainer->order[i];
-        }
+    for (size_t i = first; i < first + batch && i < count; i++) {
+        const size_t *samples;
+        size_t members = fvlm_dataset_unit(trainer->dataset, trainer->order[i], &samples);
+        for (size_t k = 0; k < members && !prepared->status; k++)
+            prepare_sample(trainer, samples[k], prepared);
     }
 }
 
@@ -372,10 +419,13 @@ static fvlm_status run_batches(fvlm_trainer *trainer, fvlm_network_result *sum, 
 
 void fvlm_trainer_progress(const fvlm_trainer *trainer, fvlm_train_progress *progress)
 {
-    *progress = (fvlm_train_progress){.step = (long long)trainer->step,
-                                      .steps = (long long)trainer->steps,
-                                      .epoch = (double)trainer->step / (double)trainer->steps_per_epoch,
-                                      .skipped = trainer->skipped};
+    *progress =
+        (fvlm_train_progress){.step = (long long)trainer->step,
+                              .steps = (long long)trainer->steps,
+                              .epoch = (double)trainer->step / (double)trainer->steps_per_epoch,
+                              .skipped = trainer->skipped,
+                              .eval_loss = NAN,
+                              .early = trainer->options.patience > 0 && trainer->waited >= trainer->options.patience};
 }
 
 fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error)
@@ -415,6 +465,73 @@ fvlm_status fvlm_trainer_step(fvlm_trainer *trainer, fvlm_train_progress *progre
     progress->rate = o->rate * factor;
     progress->tokens = (size_t)sums[ROWS];
     progress->stopped = sums[STOP] > 0;
+    return FVLM_OK;
+}
+
+/* Evaluation. */
+
+/* Exchange the weights and their averages. */
+static void swap_averages(fvlm_parameters *parameters)
+{
+    for (size_t i = 0; i < parameters->count; i++) {
+        fvlm_parameter *parameter = parameters->items[i];
+        for (size_t k = 0; parameter->average && k < parameter->share; k++) {
+            float value = parameter->own_value[k];
+            parameter->own_value[k] = parameter->average[k];
+            parameter->average[k] = value;
+        }
+    }
+    fvlm_shards_renew(parameters);
+}
+
+/* One batch of samples first .. first + batch of the evaluation's data; those beyond its end are none. */
+static fvlm_status evaluate_batch(fvlm_trainer *trainer, size_t first, fvlm_network_result *result, fvlm_error *error)
+{
+    size_t count = 0, all = fvlm_dataset_count(trainer->eval_dataset), batch = (size_t)trainer->options.batch_size;
+    fvlm_sample *samples = fvlm_calloc(batch, sizeof *samples);
+    fvlm_status status = samples ? FVLM_OK : fvlm_fail_memory(error);
+    for (; count < batch && first + count < all && !status; count += !status)
+        status = make_sample(trainer, trainer->eval_dataset, first + count, false, &samples[count], error);
+    status = fvlm_trainer_agree(trainer, status, error);
+    *result = (fvlm_network_result){0};
+    if (!status && (count > 0 || fvlm_network_parameters(trainer->network)->shards))
+        status = fvlm_network_run(trainer->network, samples, count, false, result, error);
+    for (size_t i = 0; samples && i < count; i++)
+        fvlm_sample_clear(&samples[i]);
+    free(samples);
+    return status;
+}
+
+fvlm_status fvlm_trainer_evaluate(fvlm_trainer *trainer, fvlm_train_progress *progress, fvlm_error *error)
+{
+    const fvlm_train_options *o = &trainer->options;
+    fvlm_parameters *parameters = fvlm_network_parameters(trainer->network);
+    if (!trainer->eval_dataset)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "there is no data to evaluate on");
+    fvlm_background_wait(&trainer->background); /* which uses the same pool; its batch stays */
+    if (o->average > 0)
+        swap_averages(parameters);
+    size_t all = fvlm_dataset_count(trainer->eval_dataset), batch = (size_t)o->batch_size;
+    size_t ranks = (size_t)fvlm_trainer_ranks(trainer), rank = (size_t)fvlm_trainer_rank(trainer);
+    double sums[2] = {0}; /* loss, targets */
+    fvlm_status status = FVLM_OK;
+    for (size_t first = 0; first < all && !status; first += ranks * batch) {
+        fvlm_network_result result;
+        status = evaluate_batch(trainer, first + rank * batch, &result, error);
+        sums[0] += result.loss;
+        sums[1] += (double)result.targets;
+    }
+    if (o->average > 0)
+        swap_averages(parameters);
+    if (status)
+        return status;
+    if (o->ranks)
+        fvlm_ranks_sum(o->ranks, sums, 2);
+    double loss = sums[0] / (sums[1] > 0 ? sums[1] : 1);
+    trainer->waited = loss < trainer->best - o->threshold ? 0 : trainer->waited + 1;
+    trainer->best = loss < trainer->best ? loss : trainer->best;
+    progress->early = o->patience > 0 && trainer->waited >= o->patience;
+    progress->eval_loss = loss;
     return FVLM_OK;
 }
 

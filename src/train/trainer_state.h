@@ -12,10 +12,10 @@
 /* Samples of one forward pass, made in the background while another pass computes. */
 typedef struct fvlm_prepared {
     uint64_t number;      /* of the batch in the whole run */
-    fvlm_sample *samples; /* [batch_size], of which `count` are made */
-    size_t *places;       /* [batch_size]: their places in the data set */
+    fvlm_sample *samples; /* [batch_size x largest unit], of which `count` are made */
+    size_t *places;       /* [...]: their places in the data set */
     size_t count;
-    char **bad; /* [batch_size]: messages about those that are not, of which `bad_count` */
+    char **bad; /* [...]: messages about those that are not, of which `bad_count` */
     size_t bad_count;
     fvlm_status status; /* of what is not a sample's fault */
     fvlm_error error;
@@ -25,10 +25,12 @@ struct fvlm_trainer {
     fvlm_engine *engine;
     fvlm_train_options options;
     fvlm_network *network;
-    fvlm_dataset *dataset;
+    fvlm_dataset *dataset, *eval_dataset; /* eval_dataset NULL: no evaluation */
     fvlm_adamw adamw;
     uint64_t step, steps, steps_per_epoch, warmup;
     int skipped;
+    double best; /* loss of an evaluation; INFINITY before the first */
+    int waited;  /* evaluations since then */
 
     fvlm_pool *pool; /* of one thread: the background job's */
     fvlm_background *background;

@@ -205,3 +205,17 @@ def test_a_lost_rank_ends_all(alone, tmp_path):
     while any(alive(rank) for rank in ranks):
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_other_states_packs_and_evaluation(alone, tmp_path):
+    """8-bit moments, averages, packs and evaluation: as one process, and bit by bit after a resume."""
+    data, _, _ = alone
+    more = [*RUN, "--optim", "adamw_8bit", "--ema-decay", "0.5", "--packing", "300", "--eval-data", data, "--eval-steps", "2"]
+    assert train(0, data, tmp_path / "one", *more, "--batch-size", "4").code == 0
+    assert train(2, data, tmp_path / "two", *more, "--zero", "3", "--save-steps", "2").code == 0
+    one, two = ({(entry["step"], name): entry[name] for entry in log(tmp_path / folder)
+                 for name in ("loss", "eval_loss") if name in entry} for folder in ("one", "two"))
+    assert one.keys() == two.keys() and len(one) == 8
+    assert max(abs(one[key] - two[key]) for key in one) < 1e-4  # rounding to 8 bits makes more of small differences
+    assert train(2, data, tmp_path / "again", *more, "--zero", "3", "--resume-from", tmp_path / "two" / "checkpoint-2").code == 0
+    assert weights(tmp_path / "again") == weights(tmp_path / "two")

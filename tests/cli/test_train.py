@@ -482,3 +482,71 @@ def test_the_average_is_what_is_saved(fastvlm, write, tmp_path):
             assert np.abs(after[f"average/{name}"] - expected).max() < 1e-6
         average, value = states[-1][f"average/{name}"], states[-1][f"value/{name}"]
         assert np.linalg.norm(saved[name] - average) < 0.2 * np.linalg.norm(saved[name] - value)  # both rounded to bf16
+
+
+# Packs, evaluation, stopping early.
+
+
+def test_packs_are_their_samples(fastvlm, write, tmp_path):
+    """A unit of all samples is the batch of all samples: attention and positions are each sample's own."""
+    data = write(SAMPLES)
+    run = ["--lr", "1e-3", "--max-steps", "3", "--save-steps", "0", "--tune", "vision,projector,llm"]
+    assert fastvlm(*arguments(data, tmp_path / "batch", *run, "--batch-size", "5")).code == 0
+    assert fastvlm(*arguments(data, tmp_path / "pack", *run, "--packing", "4096")).code == 0
+    for one, two in zip(log(tmp_path / "batch"), log(tmp_path / "pack"), strict=True):
+        assert one["tokens"] == two["tokens"] and one["loss"] == pytest.approx(two["loss"], abs=1e-5)
+
+
+def test_packs_keep_to_their_length(labels, fastvlm, write, tmp_path):
+    texts = [sample(str(i), None, "Which?", f"Number {i}. " * (1 + i % 5)) for i in range(40)]
+    texts.append(sample("long", None, "Which?", "Long. " * 60))
+    data = write(texts)
+    lengths = [len(entry["input_ids"]) for entry in labels(data, 41)]
+    longest = 2 * max(lengths[:40])
+    packs = fastvlm(*arguments(data, tmp_path / "out", "--packing", longest, "--epochs", "1", "--lr", "0", "--tune",
+                               "projector", "--save-steps", "0", "--json")).json
+    assert sum(lengths[:40]) / longest <= packs["steps"] - 1 < len(lengths) - 5
+    tokens = [entry["tokens"] for entry in log(tmp_path / "out")]
+    assert sum(tokens) == sum(lengths) and sorted(tokens)[-2] <= longest < lengths[40] == max(tokens)
+    fastvlm(*arguments(data, tmp_path / "x", "--packing", "100", "--group-by-length", "true")).failed(2, "packs")
+
+
+def test_resume_with_packs_and_evaluation(fastvlm, write, tmp_path):
+    data = write([*SAMPLES, *SAMPLES])
+    run = [*RUN, "--packing", "200", "--eval-data", data, "--eval-steps", "2", "--early-stopping-patience", "9"]
+    assert fastvlm(*arguments(data, tmp_path / "one", *run)).code == 0
+    for step in (2, 6):
+        new = tmp_path / str(step)
+        assert fastvlm(*arguments(data, new, *run, "--resume-from", tmp_path / "one" / f"checkpoint-{step}")).code == 0
+        assert weights(new) == weights(tmp_path / "one")
+        assert ([entry for entry in evaluations(new)] == [entry for entry in evaluations(tmp_path / "one") if entry[0] > step])
+
+
+def evaluations(folder):
+    return [(entry["step"], entry["eval_loss"]) for entry in log(folder) if "eval_loss" in entry]
+
+
+def test_evaluation_is_the_loss(fastvlm, write, tmp_path):
+    """Of weights that do not change: the loss of a step over the same samples, averages' too."""
+    data = write(SAMPLES)
+    common = ["--lr", "0", "--max-steps", "1", "--tune", "projector,llm", "--save-steps", "0", "--json"]
+    step = fastvlm(*arguments(data, tmp_path / "a", *common, "--batch-size", "5")).json
+    for more in ([], AVERAGED):
+        result = fastvlm(*arguments(data, tmp_path / "b", *common, "--batch-size", "2", "--eval-data", data, *more)).json
+        assert result["eval_loss"] == pytest.approx(step["loss"], abs=1e-6)
+    bad = write([*SAMPLES, sample("x", "missing.jpg", "<image>\nA?", "B.")], "bad.json")
+    fastvlm(*arguments(data, tmp_path / "c", *common, "--eval-data", bad)).failed(1, "bad.json, sample 6", "missing.jpg")
+
+
+def test_stopping_early(fastvlm, write, tmp_path):
+    """With a rate of 0 no evaluation is better than the first; the count is in checkpoints."""
+    data, out = write(SAMPLES), tmp_path / "out"
+    run = ["--lr", "0", "--max-steps", "50", "--tune", "projector", "--eval-data", data, "--eval-steps", "2",
+           "--early-stopping-patience", "3", "--save-steps", "2", "--json"]
+    result = fastvlm(*arguments(data, out, *run)).json
+    assert (result["step"], [step for step, _ in evaluations(out)]) == (8, [2, 4, 6, 8])
+    assert (out / "model.safetensors").exists()
+    again = fastvlm(*arguments(data, tmp_path / "again", *run, "--resume-from", out / "checkpoint-4")).json
+    assert (again["step"], [step for step, _ in evaluations(tmp_path / "again")]) == (8, [6, 8])
+    assert fastvlm(*arguments(data, out, *run, "--resume")).json["step"] == 8
+    fastvlm(*arguments(data, out, "--early-stopping-patience", "3")).failed(2, "evaluate")
