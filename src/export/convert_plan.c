@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/checked.h"
+#include "export/export_source.h"
 #include "kernels/quantize.h"
 
 #define PIECE_BYTES ((size_t)8 << 20) /* of float32 values that are converted together, or bytes copied at once */
@@ -126,29 +126,22 @@ static bool is_companion(const fvlm_source *source, const fvlm_tensor *tensor)
     return found && found->type == FVLM_U32;
 }
 
-/* Where the values of `stored` are. MLX's words are joined with their scales; *type is what the values are of. */
+/* Where the values of `stored` are; *type is what they are of. */
 static fvlm_status find_values(const fvlm_source *source, const fvlm_tensor *stored, fvlm_plan *plan,
                                fvlm_planned *tensor, fvlm_dtype *type, fvlm_error *error)
 {
-    *type = stored->type;
+    fvlm_matrix *values = &tensor->source;
+    fvlm_status status = fvlm_export_find_matrix(source, plan->arena, stored, values, error);
+    *type = values->scales ? values->scale_type : stored->type;
     tensor->rank = stored->rank;
     memcpy(tensor->shape, stored->shape, sizeof tensor->shape);
-    size_t rows = stored->rank > 1 ? stored->shape[0] : 1, cols = stored->rank == 1 ? stored->shape[0] : 1;
-    for (int i = 1; i < stored->rank; i++)
-        cols *= stored->shape[i]; /* the reader has checked that this fits */
-    tensor->source = (fvlm_matrix){.type = stored->type, .rows = rows, .cols = cols, .data = stored->data};
-    size_t bits = source->config.quantized_bits, name = strlen(stored->name), suffix = strlen(".weight");
-    if (stored->type != FVLM_U32 || bits == 0 || name <= suffix || stored->rank != 2)
-        return FVLM_OK;
-    fvlm_loader loader = {.table = source->table,
-                          .arena = plan->arena,
-                          .quantized_bits = bits,
-                          .quantized_group = source->config.quantized_group,
-                          .error = error};
-    tensor->source = fvlm_load_matrix(&loader, rows, cols * 32 / bits, "%.*s", (int)(name - suffix), stored->name);
-    tensor->shape[1] = tensor->source.cols;
-    *type = tensor->source.scale_type;
-    return loader.status;
+    if (values->scales) {
+        tensor->shape[1] = values->cols;
+    } else if (stored->rank == 1) { /* in one go */
+        values->cols = values->rows;
+        values->rows = 1;
+    }
+    return status;
 }
 
 fvlm_status fvlm_plan_make(const fvlm_source *source, const char *type, const char *keep, fvlm_plan *plan,

@@ -110,8 +110,8 @@ static fvlm_mil_value add_weight(struct tower *tower, const char *name, const st
     if (!tower->status && !row)
         keep(tower, fvlm_fail_memory(tower->error));
     if (!tower->status)
-        keep(tower,
-             fvlm_export_find_matrix(tower->source, tower->arena, find(tower, name, ".weight"), &matrix, tower->error));
+        keep(tower, fvlm_export_find_matrix(tower->source->model, tower->arena, find(tower, name, ".weight"), &matrix,
+                                            tower->error));
     matrix.rows = (size_t)conv->out;
     matrix.cols = cols;
     for (size_t r = 0; !tower->status && r < matrix.rows; r++) {

@@ -122,6 +122,37 @@ void fvlm_export_source_close(fvlm_export_source *source)
     *source = (fvlm_export_source){0};
 }
 
+fvlm_status fvlm_export_find_matrix(const fvlm_source *source, fvlm_arena *arena, const fvlm_tensor *tensor,
+                                    fvlm_matrix *matrix, fvlm_error *error)
+{
+    char scales[FVLM_MAX_NAME];
+    *matrix = (fvlm_matrix){.type = tensor->type, .data = tensor->data, .rows = 1, .cols = 1};
+    matrix->rows = tensor->rank > 0 ? tensor->shape[0] : 1;
+    for (int i = 1; i < tensor->rank; i++)
+        matrix->cols *= tensor->shape[i];
+    size_t length = strlen(tensor->name), bits = source->config.quantized_bits;
+    if (fvlm_export_ends_in(tensor->name, ".weight") && length < sizeof scales) {
+        int stem = (int)(length - strlen(".weight"));
+        snprintf(scales, sizeof scales, "%.*s.scales", stem, tensor->name);
+        if (fvlm_tensor_table_find(source->table, scales)) {
+            fvlm_loader loader = {.table = source->table,
+                                  .arena = arena,
+                                  .quantized_bits = bits,
+                                  .quantized_group = source->config.quantized_group,
+                                  .in_place = true,
+                                  .error = error};
+            *matrix = fvlm_load_matrix(&loader, matrix->rows, bits ? matrix->cols * 32 / bits : 0, "%.*s", stem,
+                                       tensor->name);
+            if (loader.status)
+                return loader.status;
+        }
+    }
+    if (matrix->cols > FVLM_EXPORT_MAX_ROW)
+        return fvlm_fail(error, FVLM_ERROR_LIMIT, "tensor %s: rows of more than %zu values", tensor->name,
+                         FVLM_EXPORT_MAX_ROW);
+    return FVLM_OK;
+}
+
 fvlm_status fvlm_export_job_open(const fvlm_export_options *options, const char *mark, fvlm_export_job *job,
                                  fvlm_error *error)
 {

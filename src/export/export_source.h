@@ -29,6 +29,13 @@ typedef struct fvlm_export_source {
 fvlm_status fvlm_export_source_open(const char *path, int threads, fvlm_export_source *source, fvlm_error *error);
 void fvlm_export_source_close(fvlm_export_source *source);
 
+/* The values of a tensor as rows; a vector has rows of one. A quantised matrix, named with its ".weight", is checked
+ * and joined with its scales. `arena` may get what had to be converted. Rows of more than FVLM_EXPORT_MAX_ROW values,
+ * of which two fit into a thread's scratch memory, are an error. */
+#define FVLM_EXPORT_MAX_ROW (FVLM_SCRATCH_BYTES / sizeof(float) / 2)
+fvlm_status fvlm_export_find_matrix(const fvlm_source *source, fvlm_arena *arena, const fvlm_tensor *tensor,
+                                    fvlm_matrix *matrix, fvlm_error *error);
+
 /* An export under way: what is exported, and the folder that it goes to. */
 typedef struct fvlm_export_job {
     fvlm_export_source source;

@@ -15,7 +15,6 @@
 #include "kernels/quantize.h"
 
 #define BLOCK_BYTES ((size_t)8 << 20) /* of the file, that are converted before they are written */
-#define MAX_ROW (FVLM_SCRATCH_BYTES / sizeof(float) / 2)
 
 void fvlm_export_list_open(const fvlm_export_source *source, fvlm_error *error, fvlm_export_list *list)
 {
@@ -57,41 +56,11 @@ static void append(fvlm_export_list *list, fvlm_export_tensor tensor, const char
     list->tensors[list->count++] = tensor;
 }
 
-fvlm_status fvlm_export_find_matrix(const fvlm_export_source *source, fvlm_arena *arena, const fvlm_tensor *tensor,
-                                    fvlm_matrix *matrix, fvlm_error *error)
-{
-    char scales[FVLM_MAX_NAME];
-    *matrix = (fvlm_matrix){.type = tensor->type, .data = tensor->data, .rows = 1, .cols = 1};
-    matrix->rows = tensor->rank > 0 ? tensor->shape[0] : 1;
-    for (int i = 1; i < tensor->rank; i++)
-        matrix->cols *= tensor->shape[i];
-    size_t length = strlen(tensor->name), bits = source->config->quantized_bits;
-    if (fvlm_export_ends_in(tensor->name, ".weight") && length < sizeof scales) {
-        int stem = (int)(length - strlen(".weight"));
-        snprintf(scales, sizeof scales, "%.*s.scales", stem, tensor->name);
-        if (fvlm_tensor_table_find(source->table, scales)) {
-            fvlm_loader loader = {.table = source->table,
-                                  .arena = arena,
-                                  .quantized_bits = bits,
-                                  .quantized_group = source->config->quantized_group,
-                                  .in_place = true,
-                                  .error = error};
-            *matrix = fvlm_load_matrix(&loader, matrix->rows, bits ? matrix->cols * 32 / bits : 0, "%.*s", stem,
-                                       tensor->name);
-            if (loader.status)
-                return loader.status;
-        }
-    }
-    if (matrix->cols > MAX_ROW)
-        return fvlm_fail(error, FVLM_ERROR_LIMIT, "tensor %s: rows of more than %zu values", tensor->name, MAX_ROW);
-    return FVLM_OK;
-}
-
 static fvlm_matrix find_source(fvlm_export_list *list, const fvlm_tensor *from)
 {
     fvlm_matrix matrix = {.rows = 1, .cols = 1};
     if (!list->status)
-        list->status = fvlm_export_find_matrix(list->source, list->arena, from, &matrix, list->error);
+        list->status = fvlm_export_find_matrix(list->source->model, list->arena, from, &matrix, list->error);
     return matrix;
 }
 
@@ -194,7 +163,7 @@ static void convert_row(void *argument, size_t index, int thread)
     const fvlm_export_tensor *tensor = block->tensor;
     size_t row = block->first + index, cols = tensor->source.cols;
     uint8_t *out = block->out + index * block->row_bytes;
-    float *values = fvlm_pool_scratch(block->pool, thread), *turned = values + MAX_ROW;
+    float *values = fvlm_pool_scratch(block->pool, thread), *turned = values + FVLM_EXPORT_MAX_ROW;
     if (!tensor->source.data) {
         int64_t whole = (int64_t)tensor->fill;
         values[0] = (float)tensor->fill;

@@ -34,11 +34,6 @@ typedef struct fvlm_export_list {
 void fvlm_export_list_open(const fvlm_export_source *source, fvlm_error *error, fvlm_export_list *list);
 void fvlm_export_list_close(fvlm_export_list *list);
 
-/* The values of a tensor as rows; a vector has rows of one. A quantised matrix, named with its ".weight", is checked
- * and joined with its scales. `arena` may get what had to be converted. */
-fvlm_status fvlm_export_find_matrix(const fvlm_export_source *source, fvlm_arena *arena, const fvlm_tensor *tensor,
-                                    fvlm_matrix *matrix, fvlm_error *error);
-
 /* The source's tensor `from` (for a quantised matrix, its name with ".weight") as `name`, in the same shape. DEFAULT
  * keeps the type; of a quantised matrix it takes the type of the scales, or fp16. Types that are no floats are kept. */
 void fvlm_export_add(fvlm_export_list *list, const fvlm_tensor *from, const char *name, fvlm_export_type type);

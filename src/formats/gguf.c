@@ -307,7 +307,7 @@ static void read_header(struct reader *reader)
     fvlm_gguf *gguf = reader->gguf;
     const uint8_t *magic = take(reader, 4);
     if (magic && memcmp(magic, "GGUF", 4) != 0)
-        fail(reader, FVLM_ERROR_FORMAT, "not a GGUF file");
+        fail(reader, FVLM_ERROR_FORMAT, "not a GGUF file: a model is one, or the folder of a checkpoint");
     uint32_t version = (uint32_t)take_number(reader, 4);
     gguf->version = version;
     if (!reader->status && (version & 0xffff) == 0)
