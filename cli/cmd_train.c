@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/system.h"
 #include "command.h"
+#include "event_file.h"
 #include "fastvlm/train.h"
 #include "options.h"
 #include "output.h"
@@ -20,7 +21,7 @@
 static char **data, **folders, *weights, *output, *tune, *batch_norm, *schedule, *dump_path, *labels_path, *resume_from;
 static char *adapter_only, *unfreeze_tower, *freeze_backbone, *checkpointing, *group_modality, *group_length;
 static char *lora, *bf16, *plan_ranks, *optimiser;
-static char **eval_data;
+static char **eval_data, *report_to;
 static double average, threshold;
 static int eval_steps = 500, patience, packing;
 static int lora_rank = 128;
@@ -108,6 +109,8 @@ static const struct poptOption table[] = {
     {"max-bad-samples", '\0', POPT_ARG_INT | DEFAULT, &bad_samples, 0, "Broken samples to skip before giving up", "N"},
     {"save-steps", '\0', POPT_ARG_INT | DEFAULT, &save_steps, 0, "Steps between checkpoints; 0: none", "N"},
     {"save-total-limit", '\0', POPT_ARG_INT | DEFAULT, &keep, 0, "Checkpoints to keep; 0: all", "N"},
+    {"report-to", '\0', POPT_ARG_STRING, &report_to, 0,
+     "tensorboard: event files in OUTPUT/runs; none (default: tensorboard)", "NAME"},
     {"resume", '\0', POPT_ARG_NONE, &resume, 0, "Go on from the newest checkpoint in --output, if there is one", NULL},
     {"resume-from", '\0', POPT_ARG_STRING, &resume_from, 0, "Go on from this checkpoint", "DIR"},
     {"dump-grads", '\0', POPT_ARG_STRING, &dump_path, 0, "Write the gradients of the first batch's mean loss and stop",
@@ -364,6 +367,12 @@ static void add_memory(const fvlm_trainer *trainer, fvlm_ranks *ranks, json_t *o
                                   (json_int_t)fvlm_peak_memory()));
 }
 
+/* Where the first rank writes what happens; the other ranks' are NULL. */
+struct records {
+    FILE *log;
+    cli_events *events; /* NULL: not asked for */
+};
+
 /* Append a line to output/log.jsonl. */
 static fvlm_status write_log(FILE *log, json_t *object, fvlm_error *error)
 {
@@ -376,6 +385,57 @@ static fvlm_status write_log(FILE *log, json_t *object, fvlm_error *error)
     return fine ? FVLM_OK : fvlm_fail(error, FVLM_ERROR_IO, "cannot write %s/log.jsonl", output);
 }
 
+static fvlm_status record_step(const struct records *records, const fvlm_train_progress *p, double seconds,
+                               fvlm_error *error)
+{
+    if (!records->log)
+        return FVLM_OK;
+    const cli_scalar scalars[] = {{"train/loss", p->loss},
+                                  {"train/grad_norm", p->gradient_norm},
+                                  {"train/learning_rate", p->rate},
+                                  {"train/epoch", p->epoch},
+                                  {"train/tokens_per_second", seconds > 0 ? (double)p->tokens / seconds : 0}};
+    fvlm_status status = write_log(records->log, progress_json(p, seconds), error);
+    if (status == FVLM_OK && records->events)
+        status = cli_events_add(records->events, p->step, scalars, sizeof scalars / sizeof *scalars, error);
+    return status;
+}
+
+static fvlm_status record_evaluation(const struct records *records, const fvlm_train_progress *p, double seconds,
+                                     fvlm_error *error)
+{
+    if (!records->log)
+        return FVLM_OK;
+    const cli_scalar scalar = {"eval/loss", p->eval_loss};
+    fvlm_status status = write_log(
+        records->log,
+        json_pack("{sI sf sf}", "step", (json_int_t)p->step, "eval_loss", p->eval_loss, "seconds", seconds), error);
+    return status == FVLM_OK && records->events ? cli_events_add(records->events, p->step, &scalar, 1, error) : status;
+}
+
+static void close_records(struct records *records)
+{
+    if (records->log)
+        fclose(records->log);
+    cli_events_close(&records->events);
+}
+
+static fvlm_status open_records(long long first, struct records *records, fvlm_error *error)
+{
+    *records = (struct records){0};
+    char *path = fvlm_path_join(output, "log.jsonl"), *runs = fvlm_path_join(output, "runs");
+    fvlm_status status = path && runs ? fvlm_folder_create(output, error) : fvlm_fail_memory(error);
+    if (status == FVLM_OK && !(records->log = fopen(path, "a")))
+        status = fvlm_fail(error, FVLM_ERROR_IO, "cannot write %s", path);
+    if (status == FVLM_OK && (!report_to || strcmp(report_to, "none") != 0))
+        status = cli_events_open(runs, first, &records->events, error);
+    if (status)
+        close_records(records);
+    free(path);
+    free(runs);
+    return status;
+}
+
 static void draw(const fvlm_train_progress *p, double seconds, double remaining)
 {
     if (quiet)
@@ -385,28 +445,23 @@ static void draw(const fvlm_train_progress *p, double seconds, double remaining)
               seconds > 0 ? (double)p->tokens / seconds : 0, (int)(remaining / 60), (int)remaining % 60);
 }
 
-static fvlm_status evaluate(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm_train_progress *progress,
-                            fvlm_error *error)
+static fvlm_status evaluate(fvlm_trainer *trainer, fvlm_ranks *ranks, const struct records *records,
+                            fvlm_train_progress *progress, fvlm_error *error)
 {
     double start_ms = fvlm_clock_ms();
     fvlm_status status = fvlm_trainer_evaluate(trainer, progress, error);
     if (status)
         return status;
-    double seconds = (fvlm_clock_ms() - start_ms) / 1000;
-    if (log)
-        status = write_log(log,
-                           json_pack("{sI sf sf}", "step", (json_int_t)progress->step, "eval_loss", progress->eval_loss,
-                                     "seconds", seconds),
-                           error);
+    status = record_evaluation(records, progress, (fvlm_clock_ms() - start_ms) / 1000, error);
     if (!quiet)
         cli_error("step %lld: evaluation's loss %.4f, perplexity %.3f%s", progress->step, progress->eval_loss,
                   exp(progress->eval_loss), progress->early ? "; no better for a while: this is the end" : "");
     return fvlm_ranks_agree(ranks, status, error);
 }
 
-/* All steps, or up to an interrupt, which leaves a checkpoint. The first rank writes the log: NULL elsewhere. */
-static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm_train_progress *progress,
-                       fvlm_error *error)
+/* All steps, or up to an interrupt, which leaves a checkpoint. */
+static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, const struct records *records,
+                       fvlm_train_progress *progress, fvlm_error *error)
 {
     fvlm_trainer_progress(trainer, progress);
     long long first = progress->step;
@@ -418,8 +473,7 @@ static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm
         if (status)
             break;
         double now = fvlm_clock_ms(), a_step = (now - start_ms) / 1000 / (double)(progress->step - first);
-        if (log)
-            status = write_log(log, progress_json(progress, (now - step_ms) / 1000), error);
+        status = record_step(records, progress, (now - step_ms) / 1000, error);
         status = fvlm_ranks_agree(ranks, status, error);
         if (now - drawn_ms >= 1000 || progress->step == progress->steps) {
             draw(progress, (now - step_ms) / 1000, a_step * (double)(progress->steps - progress->step));
@@ -427,7 +481,7 @@ static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm
         }
         bool last = progress->step == progress->steps;
         if (status == FVLM_OK && eval_data && (last || (eval_steps > 0 && progress->step % eval_steps == 0)))
-            status = evaluate(trainer, ranks, log, progress, error);
+            status = evaluate(trainer, ranks, records, progress, error);
         bool due = save_steps > 0 && progress->step % save_steps == 0;
         if (status == FVLM_OK && (due || (progress->stopped && !last)))
             status = fvlm_trainer_save(trainer, error);
@@ -438,25 +492,18 @@ static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, FILE *log, fvlm
 static fvlm_status train_model(fvlm_trainer *trainer, fvlm_ranks *ranks, fvlm_train_progress *progress,
                                fvlm_error *error)
 {
-    bool first = fvlm_ranks_index(ranks) == 0;
-    char *path = fvlm_path_join(output, "log.jsonl");
-    fvlm_status status = path ? FVLM_OK : fvlm_fail_memory(error);
-    if (status == FVLM_OK && first)
-        status = fvlm_folder_create(output, error);
-    FILE *log = status == FVLM_OK && first ? fopen(path, "a") : NULL;
-    if (status == FVLM_OK && first && !log)
-        status = fvlm_fail(error, FVLM_ERROR_IO, "cannot write %s", path);
+    struct records records = {0};
+    fvlm_trainer_progress(trainer, progress);
+    fvlm_status status = fvlm_ranks_index(ranks) == 0 ? open_records(progress->step + 1, &records, error) : FVLM_OK;
     status = fvlm_ranks_agree(ranks, status, error);
     cli_interrupt_catch();
     cli_terminate_catch();
     cli_warning_catch();
     if (status == FVLM_OK)
-        status = run(trainer, ranks, log, progress, error);
+        status = run(trainer, ranks, &records, progress, error);
     if (status == FVLM_OK && (progress->step == progress->steps || progress->early))
         status = fvlm_trainer_finish(trainer, error);
-    if (log)
-        fclose(log);
-    free(path);
+    close_records(&records);
     return status;
 }
 
@@ -503,6 +550,8 @@ static int train_command(int argc, const char **argv, fvlm_ranks *ranks)
     fvlm_error error;
     fvlm_train_options train;
     fvlm_train_progress progress = {0};
+    if (report_to && strcmp(report_to, "none") != 0 && strcmp(report_to, "tensorboard") != 0)
+        return cli_usage_error(&usage, "--report-to '%s' is neither tensorboard nor none", report_to);
     double *list = NULL, start_ms = fvlm_clock_ms(), loss = 0;
     if (!read_options(ranks, &train, &list)) {
         free(list);
