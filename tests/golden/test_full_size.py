@@ -4,6 +4,7 @@ expected values in ../shared/fixtures/full_0.5b. The checkpoint (1.2 GB) is writ
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -74,19 +75,25 @@ def test_greedy(checkpoint, expected):
     assert len(answer["tokens"]) == len(expected["greedy"])
 
 
-# Converting holds a few megabytes of a model at a time, whether it copies or rounds.
-@pytest.mark.parametrize("options", [[], ["--type", "q8_0"], ["--type", "f32", "--split"]])
-def test_convert_needs_little_memory(checkpoint, tmp_path, options):
-    command = [str(BUILD / "fastvlm"), "convert", "--model", str(checkpoint), "--output", str(tmp_path / "m.gguf"), *options]
+def peak_memory(*arguments):
+    """The most resident megabytes of one run of the program."""
     # By a small process: a child's peak begins with the memory of the one that forked it.
     launch = ("import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL); "
               "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
-    run = subprocess.run([sys.executable, "-c", launch, *command], capture_output=True, text=True, check=True)
-    status, peak = map(int, run.stdout.split())
+    command = [sys.executable, "-c", launch, str(BUILD / "fastvlm"), *map(str, arguments)]
+    status, peak = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert status == 0, arguments
+    print(f"{' '.join(map(str, arguments))}: at most {peak >> 10} MB")
+    return peak >> 10
+
+
+# Converting holds a few megabytes of a model at a time, whether it copies or rounds.
+@pytest.mark.parametrize("options", [[], ["--type", "q8_0"], ["--type", "f32", "--split"]])
+def test_convert_needs_little_memory(checkpoint, tmp_path, options):
+    peak = peak_memory("convert", "--model", checkpoint, "--output", tmp_path / "m.gguf", *options)
     for file in tmp_path.glob("*.gguf"):
         file.unlink()
-    print(f"convert {' '.join(options)}: at most {peak >> 10} MB")
-    assert status == 0 and peak < 300 << 10
+    assert peak < 300
 
 
 def test_a_gguf_file_computes_the_same(checkpoint, expected, tmp_path):
@@ -99,11 +106,24 @@ def test_a_gguf_file_computes_the_same(checkpoint, expected, tmp_path):
 
 
 # FVLM_LARGE_MODELS names a folder with full_1.5b and full_7b of make_checkpoint.py, which takes ten minutes and 20 GB.
-@pytest.mark.parametrize("size", ["1.5b", "7b"])
-def test_larger_models_answer(expected, size):
+def large_model(size):
     if "FVLM_LARGE_MODELS" not in os.environ:
         pytest.skip("FVLM_LARGE_MODELS names no folder with full_1.5b and full_7b")
+    return pathlib.Path(os.environ["FVLM_LARGE_MODELS"]) / f"full_{size}"
+
+
+@pytest.mark.parametrize("size", ["1.5b", "7b"])
+def test_larger_models_answer(expected, size):
     image = SHARED / "fixtures" / "images" / expected["image"]
-    folder = pathlib.Path(os.environ["FVLM_LARGE_MODELS"]) / f"full_{size}"
-    answer = predict(folder, [image], expected["question"], 2)
+    answer = predict(large_model(size), [image], expected["question"], 2)
     assert len(answer["tokens"]) == 2
+
+
+def test_7b_in_4_bits(expected, tmp_path):
+    """Apple's layout: made with little more memory than its largest tensor takes (1040 MB), and run in less than 6 GB."""
+    image, folder = SHARED / "fixtures" / "images" / expected["image"], tmp_path / "int4"
+    assert peak_memory("export", "mlx", "--model", large_model("7b"), "--output", folder, "--bits", 4) < 1040 + 1000
+    assert peak_memory("predict", "--model", folder, "--image", image, "--prompt", "?", "--max-tokens", 2) < 6000
+    shutil.rmtree(folder)
+    assert peak_memory("convert", "--model", large_model("7b"), "--output", tmp_path / "m.gguf", "--type", "q4_0") < 1040 + 1000
+    (tmp_path / "m.gguf").unlink()
