@@ -12,6 +12,8 @@
 #define FVLM_INT8_COLS 128
 /* Rows of W in a panel. */
 #define FVLM_INT8_PANEL 32
+/* Rows of W that `multiply` takes at most. */
+#define FVLM_INT8_STRIP 256
 /* Bytes of a panel's part for one group of columns: its integers, then its scales. */
 #define FVLM_INT8_PART (FVLM_INT8_PANEL * FVLM_INT8_COLS + FVLM_INT8_PANEL * 4)
 
@@ -40,6 +42,7 @@ typedef struct fvlm_int8_vector {
     int8_t *data; /* [cols up to whole groups], in the order that the type of W asks for */
     float *scale; /* [cols / fvlm_int8_step(W)] */
     float *sum;   /* the same: scale times the sum of the integers */
+    int32_t *start; /* [fvlm_int8_starts(cols)]: what sums of products of Q8_0 and Q4_0 begin with */
 } fvlm_int8_vector;
 
 typedef struct fvlm_int8_kernels {
@@ -50,8 +53,9 @@ typedef struct fvlm_int8_kernels {
     void (*block)(const fvlm_int8_block *call);
     /* x [w->cols] for products with w. */
     void (*arrange)(const fvlm_matrix *w, const float *x, const fvlm_int8_vector *to);
-    /* y[rows] = W[row .. row + rows] x */
-    void (*multiply)(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x, float *y);
+    /* y[row .. row + rows] = epilogue(W[row .. row + rows] x); x is that of the epilogue's row `x_row`. */
+    void (*multiply)(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x,
+                     const fvlm_epilogue *epilogue, size_t x_row, float *y);
 } fvlm_int8_kernels;
 
 extern const fvlm_int8_kernels fvlm_int8_kernels_reference, fvlm_int8_kernels_avx2, fvlm_int8_kernels_avx512vnni,
@@ -66,6 +70,12 @@ size_t fvlm_int8_step(const fvlm_matrix *w);
 static inline size_t fvlm_int8_count(size_t cols)
 {
     return (cols + FVLM_INT8_COLS - 1) / FVLM_INT8_COLS;
+}
+
+/* One for each 4 bytes of W, at most one for each 4 columns. */
+static inline size_t fvlm_int8_starts(size_t cols)
+{
+    return fvlm_int8_count(cols) * (FVLM_INT8_COLS / 4);
 }
 
 /* Bytes between rows of integers: an odd number of cache lines, for the sake of the cache's sets. */

@@ -86,20 +86,23 @@ static void arrange(const fvlm_matrix *w, const float *x, const fvlm_int8_vector
     }
 }
 
-static void multiply(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x, float *y)
+static void multiply(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x,
+                     const fvlm_epilogue *epilogue, size_t x_row, float *y)
 {
+    const fvlm_epilogue none = {0};
     float values[GROUP];
     size_t step = fvlm_int8_step(w);
-    for (size_t i = 0; i < rows; i++) {
-        y[i] = 0;
+    for (size_t i = row; i < row + rows; i++) {
+        float all = 0;
         for (size_t k = 0; k < w->cols; k += GROUP) {
             size_t cols = w->cols - k < GROUP ? w->cols - k : GROUP;
             float sum = 0;
-            fvlm_matrix_values(w, row + i, k, cols, values);
+            fvlm_matrix_values(w, i, k, cols, values);
             for (size_t j = 0; j < cols; j++)
                 sum += values[j] * (float)x->data[k + j];
-            y[i] += sum * x->scale[k / step];
+            all += sum * x->scale[k / step];
         }
+        y[i] = finish(epilogue ? epilogue : &none, all, x_row, i);
     }
 }
 

@@ -10,7 +10,6 @@
 
 #include "base/cpu.h"
 #include "base/memory.h"
-#include "kernels/activation_scalar.h"
 #include "kernels/gemm_block.h"
 #include "kernels/int8.h"
 #include "kernels/packed_block.h"
@@ -22,8 +21,8 @@
 #define PREPARE_ROWS 16
 /* Bytes of weights in a task of few rows: some microseconds of reading. */
 #define TASK_BYTES (64 << 10)
-/* Rows of W that are summed before their outputs are finished. */
-#define STRIP 256
+/* Rows of W that all rows of x use before the next ones. */
+#define STRIP FVLM_INT8_STRIP
 
 const fvlm_int8_kernels *fvlm_int8_kernels_select(void)
 {
@@ -246,36 +245,16 @@ static size_t strip_rows(const fvlm_matrix *w)
     return divide_up(TASK_BYTES / bytes + 1, line) * line;
 }
 
-static void finish(const fvlm_linear_part *part, size_t row, size_t first, size_t count, const float *sums)
-{
-    const fvlm_epilogue none = {0}, *epilogue = part->epilogue ? part->epilogue : &none;
-    float *y = part->y + row * part->y_stride;
-    for (size_t i = 0; i < count; i++) {
-        size_t column = first + i;
-        float value = sums[i] + (epilogue->bias ? epilogue->bias[column] : 0);
-        value = fvlm_activate_one(epilogue->activation, value);
-        if (epilogue->scale)
-            value *= epilogue->scale[column];
-        if (epilogue->residual)
-            value += epilogue->residual[row * epilogue->residual_stride + column];
-        y[column] = value;
-    }
-}
-
 static void strip_task(void *argument, size_t index, int thread)
 {
     const struct job *job = argument;
     const fvlm_linear_part *part = find_part(job, strip_rows, &index);
     size_t rows = strip_rows(part->w), end = least((index + 1) * rows, part->w->rows);
-    float sums[STRIP];
     (void)thread;
-    for (size_t row = index * rows; row < end; row += STRIP) {
-        size_t count = least(STRIP, end - row);
-        for (size_t i = 0; i < job->m; i++) {
-            fvlm_int8_kernels_select()->multiply(part->w, row, count, &job->vectors[i], sums);
-            finish(part, i, row, count, sums);
-        }
-    }
+    for (size_t row = index * rows; row < end; row += STRIP)
+        for (size_t i = 0; i < job->m; i++)
+            fvlm_int8_kernels_select()->multiply(part->w, row, least(STRIP, end - row), &job->vectors[i],
+                                                 part->epilogue, i, part->y + i * part->y_stride);
 }
 
 /* Parts whose integers meet x in the same order. */
@@ -294,9 +273,12 @@ static void run_few(struct job *job)
         job->parts = parts;
         for (size_t i = 0; i < job->m; i++) {
             fvlm_int8_vector *to = &job->vectors[i];
-            to->data = (int8_t *)fvlm_pool_scratch(job->pool, 0) + i * row_bytes(FVLM_I8, cols);
+            size_t steps = divide_up(cols / fvlm_int8_step(parts[0].w), FVLM_ALIGN / sizeof(float)) * FVLM_ALIGN;
+            to->data = (int8_t *)fvlm_pool_scratch(job->pool, 0) +
+                       i * (fvlm_int8_stride(cols) + 2 * steps + fvlm_int8_starts(cols) * sizeof *to->start);
             to->scale = (float *)(void *)(to->data + fvlm_int8_stride(cols));
-            to->sum = to->scale + cols / fvlm_int8_step(parts[0].w);
+            to->sum = (float *)(void *)((char *)to->scale + steps);
+            to->start = (int32_t *)(void *)((char *)to->sum + steps);
             fvlm_int8_kernels_select()->arrange(parts[0].w, job->x + i * job->x_stride, to);
         }
         fvlm_pool_run(job->pool, task_count(job, strip_rows), strip_task, job);

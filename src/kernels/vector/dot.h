@@ -101,10 +101,11 @@ FVLM_INLINE vd vd_dot_q8(vd sum, vd q, vd x) { return vd_dot_u8s8(sum, q, x); }
 /* 16 or 32 bytes each from p, p + stride and so on. */
 FVLM_INLINE vd vd_load_16(const uint8_t *p, size_t stride)
 {
+    /* Blends of broadcast loads, as inserting would keep the two ports of shuffles busy. */
     __m512i a = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)p));
-    a = _mm512_inserti32x4(a, _mm_loadu_si128((const __m128i *)(p + stride)), 1);
-    a = _mm512_inserti32x4(a, _mm_loadu_si128((const __m128i *)(p + 2 * stride)), 2);
-    return _mm512_inserti32x4(a, _mm_loadu_si128((const __m128i *)(p + 3 * stride)), 3);
+    a = _mm512_mask_broadcast_i32x4(a, 0x00f0, _mm_loadu_si128((const __m128i *)(p + stride)));
+    a = _mm512_mask_broadcast_i32x4(a, 0x0f00, _mm_loadu_si128((const __m128i *)(p + 2 * stride)));
+    return _mm512_mask_broadcast_i32x4(a, 0xf000, _mm_loadu_si128((const __m128i *)(p + 3 * stride)));
 }
 FVLM_INLINE vd vd_load_32(const uint8_t *p, size_t stride)
 {
@@ -121,6 +122,20 @@ FVLM_INLINE vf_index vf_lanes(size_t each, size_t step)
     return _mm512_loadu_si512(lanes);
 }
 FVLM_INLINE vf vf_spread(const float *p, vf_index index) { return _mm512_permutexvar_ps(index, vf_load(p)); }
+/* Lane i of vf_spread_f16(p, vf_lanes_f16(each, bytes)) is the fp16 number at p[i / each * bytes]; 64 bytes of p may be
+ * read. */
+typedef __m512i vf_index_f16;
+FVLM_INLINE vf_index_f16 vf_lanes_f16(size_t each, size_t bytes)
+{
+    int16_t lanes[32] = {0};
+    for (size_t i = 0; i < 16; i++)
+        lanes[i] = (int16_t)(i / each * bytes / 2);
+    return _mm512_loadu_si512(lanes);
+}
+FVLM_INLINE vf vf_spread_f16(const uint8_t *p, vf_index_f16 index)
+{
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(index, vd_load(p))));
+}
 
 #elif defined(__AVX2__)
 
@@ -209,6 +224,15 @@ FVLM_INLINE vf_index vf_lanes(size_t each, size_t step)
     return _mm256_loadu_si256((const __m256i *)lanes);
 }
 FVLM_INLINE vf vf_spread(const float *p, vf_index index) { return _mm256_permutevar8x32_ps(vf_load(p), index); }
+typedef size_t vf_index_f16; /* how far the number of the last four lanes is from that of the first */
+FVLM_INLINE vf_index_f16 vf_lanes_f16(size_t each, size_t bytes) { return each == 4 ? bytes : 0; }
+FVLM_INLINE vf vf_spread_f16(const uint8_t *p, vf_index_f16 index)
+{
+    int16_t first, last;
+    memcpy(&first, p, sizeof first);
+    memcpy(&last, p + index, sizeof last);
+    return _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm_set1_epi16(first), _mm_set1_epi16(last)));
+}
 
 #else /* NEON */
 

@@ -364,6 +364,29 @@ FVLM_INLINE void dot_blocks(int m, const fvlm_gemv *call, size_t row, size_t x_r
         sums[i * GEMV_COLUMNS] = vf_sum(acc[i]);
 }
 
+/* A row of F32, F16 or BF16 with one of x. */
+FVLM_INLINE float dot_row(fvlm_dtype type, const fvlm_matrix *w, size_t row, const float *x)
+{
+    enum { SUMS = 4 };
+    struct weights weights = weights_row(w, type, row);
+    size_t depth = w->cols, k = 0;
+    vf sum[SUMS];
+    FVLM_UNROLL
+    for (int i = 0; i < SUMS; i++)
+        sum[i] = vf_zero();
+    for (; k + SUMS * VF_LANES <= depth; k += SUMS * VF_LANES)
+        FVLM_UNROLL
+    for (int i = 0; i < SUMS; i++) {
+        size_t at = k + (size_t)i * VF_LANES;
+        sum[i] = vf_fma(weights_load(type, weights, at), vf_load(x + at), sum[i]);
+    }
+    for (size_t n; k < depth; k += n) {
+        n = depth - k < VF_LANES ? depth - k : VF_LANES;
+        sum[0] = vf_fma(weights_load_n(type, weights, k, n), vf_load_n(x + k, n), sum[0]);
+    }
+    return vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
+}
+
 /* All rows of a strip of W with m rows of x, `at_once` of W at a time. */
 FVLM_INLINE void dot_strip(fvlm_dtype type, int at_once, int m, const fvlm_gemv *call, size_t row, size_t rows,
                            size_t x_row, float *sums)
@@ -394,6 +417,10 @@ FVLM_INLINE void gemv_type(fvlm_dtype type, const fvlm_gemv *call, size_t first,
             } else if (left >= 2) {
                 m = 2;
                 dot_strip(type, 4, 2, call, row, count, i, sums);
+            } else if (type == FVLM_F32 || type == FVLM_F16 || type == FVLM_BF16) {
+                m = 1; /* one row after the other, as processors foresee a single stretch of memory best */
+                for (size_t j = 0; j < count; j++)
+                    sums[j] = dot_row(type, call->w, row + j, call->x + i * call->x_stride);
             } else {
                 m = 1;
                 dot_strip(type, 8, 1, call, row, count, i, sums);

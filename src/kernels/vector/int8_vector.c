@@ -368,6 +368,14 @@ static void arrange(const fvlm_matrix *w, const float *x, const fvlm_int8_vector
                 out[start + i] = integers[from];
                 out[start + VD_BYTES + i] = integers[from + run];
             }
+        if (w->type == FVLM_Q8_0)
+            for (size_t i = 0; i < UNITS; i++)
+                to->start[k / 4 + i] = (DOT_Q8_ZERO - 128) * sum_of(out + i * 4, 4);
+        if (w->type == FVLM_Q4_0)
+            for (size_t i = 0; i < UNITS / 2; i++) {
+                const int8_t *low = out + i / VF_LANES * 2 * VD_BYTES + i % VF_LANES * 4;
+                to->start[k / 8 + i] = -8 * (sum_of(low, 4) + sum_of(low + VD_BYTES, 4));
+            }
     }
 }
 
@@ -410,21 +418,10 @@ FVLM_INLINE vf weigh(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t f
     }
     for (size_t i = 0; i < count; i += VF_LANES) {
         size_t n = count - i < VF_LANES ? count - i : VF_LANES;
-        vf scale, own;
-        if (type == FVLM_MLX4 || type == FVLM_MLX8) {
-            scale = load_scales(w->scale_type, w->scales, at + i, n);
-            own = load_scales(w->scale_type, w->biases, at + i, n);
-            if (type == FVLM_MLX8)
-                own = vf_fma(scale, vf_set(DOT_Q8_ZERO), own);
-        } else {
-            size_t bytes = type == FVLM_Q8_0 ? 34 : 18;
-            const uint8_t *block = (const uint8_t *)w->data + (at + i) * bytes;
-            uint16_t halves[VF_LANES] = {0};
-            for (size_t j = 0; j < n; j++)
-                memcpy(&halves[j], block + j * bytes, sizeof *halves);
-            scale = vf_load_f16(halves);
-            own = vf_mul(scale, vf_set(type == FVLM_Q8_0 ? DOT_Q8_ZERO - 128 : -8));
-        }
+        vf scale = load_scales(w->scale_type, w->scales, at + i, n);
+        vf own = load_scales(w->scale_type, w->biases, at + i, n);
+        if (type == FVLM_MLX8)
+            own = vf_fma(scale, vf_set(DOT_Q8_ZERO), own);
         vf_store(scales + i, vf_mul(scale, vf_load_n(x_scale + i, n)));
         bias = vf_fma(own, vf_load_n(x_sum + i, n), bias);
     }
@@ -435,10 +432,6 @@ FVLM_INLINE vf weigh(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t f
 /* A vector of W's bytes from byte `at` of its q on. */
 FVLM_INLINE vd load_bytes(fvlm_dtype type, const uint8_t *q, size_t at)
 {
-    if (type == FVLM_Q8_0)
-        return vd_flip(vd_load_32(q + at / 32 * 34 + 2 + at % 32, 34));
-    if (type == FVLM_Q4_0)
-        return vd_load_16(q + at / 16 * 18 + 2, 18);
     if (type == FVLM_Q4_K)
         return vd_load(q + at / 128 * 144 + 16 + at % 128);
     return vd_load(q + at);
@@ -449,7 +442,7 @@ FVLM_INLINE vf dot_bytes(fvlm_dtype type, vd q, const int8_t *x, const float *sc
                          vf_index index, vf sum)
 {
     vd zero = vd_zero();
-    if (type == FVLM_MLX8 || type == FVLM_Q8_0)
+    if (type == FVLM_MLX8)
         return vf_fma(vd_float(vd_dot_q8(zero, q, vd_load(x))), vf_spread(scales + column / step, index), sum);
     vd low = vd_dot_u4(zero, vd_low(q), vd_load(x));
     if (type == FVLM_Q4_K) {
@@ -469,7 +462,7 @@ enum { MOST_ROWS = VF_REGISTERS == 32 ? 4 : 2 };
 FVLM_INLINE void multiply_rows(fvlm_dtype type, int rows, size_t apart, const fvlm_matrix *w, size_t row,
                                const fvlm_int8_vector *x, float *y)
 {
-    bool bytes = type == FVLM_MLX8 || type == FVLM_Q8_0;
+    bool bytes = type == FVLM_MLX8;
     size_t step = fvlm_int8_step(w), chunk = bytes ? VD_BYTES : 2 * VD_BYTES, row_bytes = fvlm_matrix_row_bytes(w);
     size_t whole = w->cols / chunk * chunk;
     vf_index index = vf_lanes(type == FVLM_Q4_K ? 8 : bytes ? step / 4 : step / 8, type == FVLM_Q4_K ? 2 : 1);
@@ -491,7 +484,7 @@ FVLM_INLINE void multiply_rows(fvlm_dtype type, int rows, size_t apart, const fv
         }
         for (int r = 0; k < end && r < rows; r++) {
             /* What is left of a row, with nothing behind it. */
-            uint8_t tail[4 * 34 + VD_BYTES] = {0};
+            uint8_t tail[144 + VD_BYTES] = {0};
             size_t at = fvlm_matrix_row_bytes(&(fvlm_matrix){.type = type, .cols = k});
             memcpy(tail, q + (size_t)r * apart * row_bytes + at, row_bytes - at);
             sum[r] = dot_bytes(type, load_bytes(type, tail, 0), x->data + k, scales[r], k - start, step, index, sum[r]);
@@ -502,9 +495,45 @@ FVLM_INLINE void multiply_rows(fvlm_dtype type, int rows, size_t apart, const fv
         y[(size_t)r * apart] = vf_sum(vf_add(sum[r], bias[r]));
 }
 
+/* sum + the products of the blocks at p with x's columns from k on, a vector of q's bytes. */
+FVLM_INLINE vf dot_blocks(fvlm_dtype type, const uint8_t *p, const fvlm_int8_vector *x, size_t k, vf_index_f16 index,
+                          vf sum)
+{
+    vf scale = vf_mul(vf_spread_f16(p, index), vf_set(x->scale[k / 32]));
+    const int8_t *data = x->data + k;
+    if (type == FVLM_Q8_0) {
+        vd q = vd_flip(vd_load_32(p + 2, 34));
+        return vf_fma(vd_float(vd_dot_q8(vd_load(x->start + k / 4), q, vd_load(data))), scale, sum);
+    }
+    vd q = vd_load_16(p + 2, 18), low = vd_dot_u4(vd_load(x->start + k / 8), vd_low(q), vd_load(data));
+    return vf_fma(vd_float(vd_dot_u4(low, vd_high(q), vd_load(data + VD_BYTES))), scale, sum);
+}
+
+/* A row of Q8_0 or Q4_0: read from its first byte to its last, scales as they come. */
+FVLM_INLINE float multiply_blocks(fvlm_dtype type, const uint8_t *row, size_t cols, const fvlm_int8_vector *x)
+{
+    size_t block = type == FVLM_Q8_0 ? 34 : 18, chunk = type == FVLM_Q8_0 ? VD_BYTES : 2 * VD_BYTES, k = 0;
+    vf_index_f16 index = vf_lanes_f16(type == FVLM_Q8_0 ? 8 : 4, block);
+    vf sum = vf_zero();
+    for (; k + chunk <= cols; k += chunk)
+        sum = dot_blocks(type, row + k / 32 * block, x, k, index, sum);
+    if (k < cols) {
+        uint8_t tail[4 * 18 + VD_BYTES] = {0}; /* at most three blocks of Q4_0, with nothing behind them */
+        memcpy(tail, row + k / 32 * block, (cols - k) / 32 * block);
+        sum = dot_blocks(type, tail, x, k, index, sum);
+    }
+    return vf_sum(sum);
+}
+
 FVLM_INLINE void multiply_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows,
                                const fvlm_int8_vector *x, float *y)
 {
+    if (type == FVLM_Q8_0 || type == FVLM_Q4_0) {
+        size_t bytes = fvlm_matrix_row_bytes(w);
+        for (size_t i = 0; i < rows; i++)
+            y[i] = multiply_blocks(type, (const uint8_t *)w->data + (row + i) * bytes, w->cols, x);
+        return;
+    }
     size_t apart = rows / MOST_ROWS;
     for (size_t i = 0; i < apart; i++)
         multiply_rows(type, MOST_ROWS, apart, w, row + i, x, y + i);
@@ -512,24 +541,27 @@ FVLM_INLINE void multiply_type(fvlm_dtype type, const fvlm_matrix *w, size_t row
         multiply_rows(type, 1, 0, w, row + i, x, y + i);
 }
 
-static void multiply(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x, float *y)
+static void multiply(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x,
+                     const fvlm_epilogue *epilogue, size_t x_row, float *y)
 {
+    float sums[FVLM_INT8_STRIP + VF_LANES];
     switch (w->type) {
     case FVLM_MLX4:
-        multiply_type(FVLM_MLX4, w, row, rows, x, y);
+        multiply_type(FVLM_MLX4, w, row, rows, x, sums);
         break;
     case FVLM_MLX8:
-        multiply_type(FVLM_MLX8, w, row, rows, x, y);
+        multiply_type(FVLM_MLX8, w, row, rows, x, sums);
         break;
     case FVLM_Q8_0:
-        multiply_type(FVLM_Q8_0, w, row, rows, x, y);
+        multiply_type(FVLM_Q8_0, w, row, rows, x, sums);
         break;
     case FVLM_Q4_0:
-        multiply_type(FVLM_Q4_0, w, row, rows, x, y);
+        multiply_type(FVLM_Q4_0, w, row, rows, x, sums);
         break;
     default:
-        multiply_type(FVLM_Q4_K, w, row, rows, x, y);
+        multiply_type(FVLM_Q4_K, w, row, rows, x, sums);
     }
+    finish(epilogue, sums, 0, x_row, 1, row, rows, y, 0);
 }
 
 const fvlm_int8_kernels FVLM_FOR_ISA(fvlm_int8_kernels) = {prepare, unpack, block, arrange, multiply};
