@@ -30,7 +30,7 @@ struct fvlm_pool {
 
     fvlm_task_fn task;
     void *argument;
-    size_t count;
+    size_t count, most; /* indices in all, and that a thread takes at a time */
     atomic_size_t cursor;
     atomic_uint epoch; /* raised once a job */
     atomic_int busy;   /* workers that have not finished the job */
@@ -46,13 +46,26 @@ static inline void relax(void)
 #endif
 }
 
+/* Half an even share of what is left, so that threads end together. */
+static size_t stretch(const struct fvlm_pool *pool, size_t first)
+{
+    if (pool->most == 1)
+        return 1;
+    size_t count = (pool->count - first) / (2 * (size_t)pool->threads);
+    return count < 1 ? 1 : count > pool->most ? pool->most : count;
+}
+
 static void take_indices(struct fvlm_pool *pool, int thread)
 {
-    for (;;) {
-        size_t index = atomic_fetch_add_explicit(&pool->cursor, 1, memory_order_relaxed);
-        if (index >= pool->count)
-            return;
-        pool->task(pool->argument, index, thread);
+    size_t first = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
+    while (first < pool->count) {
+        size_t end = first + stretch(pool, first);
+        if (!atomic_compare_exchange_weak_explicit(&pool->cursor, &first, end, memory_order_relaxed,
+                                                   memory_order_relaxed))
+            continue;
+        for (size_t index = first; index < end; index++)
+            pool->task(pool->argument, index, thread);
+        first = atomic_load_explicit(&pool->cursor, memory_order_relaxed);
     }
 }
 
@@ -93,6 +106,11 @@ static void announce(struct fvlm_pool *pool)
 
 void fvlm_pool_run(fvlm_pool *pool, size_t count, fvlm_task_fn task, void *argument)
 {
+    fvlm_pool_run_stretches(pool, count, 1, task, argument);
+}
+
+void fvlm_pool_run_stretches(fvlm_pool *pool, size_t count, size_t most, fvlm_task_fn task, void *argument)
+{
     if (pool->threads == 1 || count <= 1) {
         for (size_t index = 0; index < count; index++)
             task(argument, index, 0);
@@ -101,6 +119,7 @@ void fvlm_pool_run(fvlm_pool *pool, size_t count, fvlm_task_fn task, void *argum
     pool->task = task;
     pool->argument = argument;
     pool->count = count;
+    pool->most = most;
     atomic_store_explicit(&pool->cursor, 0, memory_order_relaxed);
     atomic_store_explicit(&pool->busy, pool->threads - 1, memory_order_relaxed);
     announce(pool);

@@ -25,6 +25,10 @@ int fvlm_pool_threads(const fvlm_pool *pool);
  * holds the pool. */
 void fvlm_pool_run(fvlm_pool *pool, size_t count, fvlm_task_fn task, void *argument);
 
+/* The same, for many short tasks over neighbouring memory: a thread takes several indices in a row at a time, at most
+ * `most`, the fewer the nearer the end is. */
+void fvlm_pool_run_stretches(fvlm_pool *pool, size_t count, size_t most, fvlm_task_fn task, void *argument);
+
 /* Hold the pool over several runs, so that callers may share a workspace that goes with it. Others wait their turn. */
 void fvlm_pool_acquire(fvlm_pool *pool);
 void fvlm_pool_release(fvlm_pool *pool);

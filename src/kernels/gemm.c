@@ -23,8 +23,6 @@
 #define ROWS 2048
 /* Enough tasks a thread that a late one costs little. */
 #define TASKS_PER_THREAD 4
-/* Bytes of weights in a task of few rows: some microseconds of reading. */
-#define GEMV_TASK_BYTES (64 << 10)
 
 const fvlm_gemm_kernels *fvlm_gemm_kernels_select(void)
 {
@@ -172,6 +170,13 @@ static size_t plan_tasks(struct gemm *gemm)
     return down * across;
 }
 
+size_t fvlm_gemv_rows(const fvlm_matrix *w)
+{
+    enum { BYTES = 16 << 10, STEP = 8 };
+    size_t row_bytes = fvlm_matrix_bytes(w) / w->rows + 1;
+    return least(FVLM_GEMV_TASK, round_up(BYTES / row_bytes + 1, STEP));
+}
+
 struct gemv {
     const fvlm_gemm_kernels *kernels;
     fvlm_gemv call;
@@ -191,11 +196,8 @@ static void linear_float(fvlm_pool *pool, const fvlm_matrix *w, const float *x, 
 {
     const fvlm_gemm_kernels *kernels = fvlm_gemm_kernels_select();
     if (m <= FVLM_GEMV_ROWS) {
-        struct gemv gemv = {kernels, {w, x, m, x_stride, y, y_stride, epilogue}, 0};
-        size_t row_bytes = fvlm_matrix_bytes(w) / w->rows + 1;
-        /* Whole cache lines of y for a thread. */
-        gemv.rows = round_up(GEMV_TASK_BYTES / row_bytes + 1, FVLM_ALIGN / sizeof *y);
-        fvlm_pool_run(pool, (w->rows + gemv.rows - 1) / gemv.rows, gemv_task, &gemv);
+        struct gemv gemv = {kernels, {w, x, m, x_stride, y, y_stride, epilogue}, fvlm_gemv_rows(w)};
+        fvlm_pool_run_stretches(pool, (w->rows + gemv.rows - 1) / gemv.rows, FVLM_GEMV_STRETCH, gemv_task, &gemv);
         return;
     }
     struct gemm gemm = {.kernels = kernels,

@@ -55,6 +55,12 @@ extern const fvlm_gemm_kernels fvlm_gemm_kernels_reference, fvlm_gemm_kernels_av
 /* The best of the instruction sets that fvlm_cpu_flags allows. */
 const fvlm_gemm_kernels *fvlm_gemm_kernels_select(void);
 
+/* Few rows of x: a task takes fvlm_gemv_rows of W, at most FVLM_GEMV_TASK, about 16 KB; a thread takes up to
+ * FVLM_GEMV_STRETCH tasks in a row, half a megabyte, as reading only gets up to speed after some lines. */
+#define FVLM_GEMV_TASK 256
+#define FVLM_GEMV_STRETCH 32
+size_t fvlm_gemv_rows(const fvlm_matrix *w);
+
 /* Floats that panels of a B [k, n] take. */
 size_t fvlm_gemm_panels_size(const fvlm_gemm_kernels *kernels, size_t k, size_t n);
 /* Panels for C = A B^T, b [n, k] with rows b_stride apart: attention's keys. */

@@ -7,13 +7,11 @@
 #ifndef FVLM_KERNELS_INT8_H
 #define FVLM_KERNELS_INT8_H
 
-#include "kernels/gemm.h"
+#include "kernels/gemm_block.h"
 
 #define FVLM_INT8_COLS 128
 /* Rows of W in a panel. */
 #define FVLM_INT8_PANEL 32
-/* Rows of W that `multiply` takes at most. */
-#define FVLM_INT8_STRIP 256
 /* Bytes of a panel's part for one group of columns: its integers, then its scales. */
 #define FVLM_INT8_PART (FVLM_INT8_PANEL * FVLM_INT8_COLS + FVLM_INT8_PANEL * 4)
 
@@ -39,9 +37,9 @@ typedef struct fvlm_int8_block {
 
 /* A row of x as W's integers meet it. */
 typedef struct fvlm_int8_vector {
-    int8_t *data; /* [cols up to whole groups], in the order that the type of W asks for */
-    float *scale; /* [cols / fvlm_int8_step(W)] */
-    float *sum;   /* the same: scale times the sum of the integers */
+    int8_t *data;   /* [cols up to whole groups], in the order that the type of W asks for */
+    float *scale;   /* [cols / fvlm_int8_step(W)] */
+    float *sum;     /* the same: scale times the sum of the integers */
     int32_t *start; /* [fvlm_int8_starts(cols)]: what sums of products of Q8_0 and Q4_0 begin with */
 } fvlm_int8_vector;
 
@@ -53,7 +51,8 @@ typedef struct fvlm_int8_kernels {
     void (*block)(const fvlm_int8_block *call);
     /* x [w->cols] for products with w. */
     void (*arrange)(const fvlm_matrix *w, const float *x, const fvlm_int8_vector *to);
-    /* y[row .. row + rows] = epilogue(W[row .. row + rows] x); x is that of the epilogue's row `x_row`. */
+    /* y[row .. row + rows] = epilogue(W[row .. row + rows] x) for at most FVLM_GEMV_TASK rows; x is that of the
+     * epilogue's row `x_row`. */
     void (*multiply)(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x,
                      const fvlm_epilogue *epilogue, size_t x_row, float *y);
 } fvlm_int8_kernels;

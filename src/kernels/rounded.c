@@ -19,10 +19,6 @@
 #define MOST_COLS 30000
 /* Rows of x that a task rounds. */
 #define PREPARE_ROWS 16
-/* Bytes of weights in a task of few rows: some microseconds of reading. */
-#define TASK_BYTES (64 << 10)
-/* Rows of W that all rows of x use before the next ones. */
-#define STRIP FVLM_INT8_STRIP
 
 const fvlm_int8_kernels *fvlm_int8_kernels_select(void)
 {
@@ -238,23 +234,15 @@ static void run_many(struct job *job)
     }
 }
 
-/* Whole cache lines of y for a thread. */
-static size_t strip_rows(const fvlm_matrix *w)
-{
-    size_t bytes = fvlm_matrix_bytes(w) / w->rows + 1, line = FVLM_ALIGN / sizeof(float);
-    return divide_up(TASK_BYTES / bytes + 1, line) * line;
-}
-
 static void strip_task(void *argument, size_t index, int thread)
 {
     const struct job *job = argument;
-    const fvlm_linear_part *part = find_part(job, strip_rows, &index);
-    size_t rows = strip_rows(part->w), end = least((index + 1) * rows, part->w->rows);
+    const fvlm_linear_part *part = find_part(job, fvlm_gemv_rows, &index);
+    size_t row = index * fvlm_gemv_rows(part->w), count = least(fvlm_gemv_rows(part->w), part->w->rows - row);
     (void)thread;
-    for (size_t row = index * rows; row < end; row += STRIP)
-        for (size_t i = 0; i < job->m; i++)
-            fvlm_int8_kernels_select()->multiply(part->w, row, least(STRIP, end - row), &job->vectors[i],
-                                                 part->epilogue, i, part->y + i * part->y_stride);
+    for (size_t i = 0; i < job->m; i++)
+        fvlm_int8_kernels_select()->multiply(part->w, row, count, &job->vectors[i], part->epilogue, i,
+                                             part->y + i * part->y_stride);
 }
 
 /* Parts whose integers meet x in the same order. */
@@ -281,7 +269,7 @@ static void run_few(struct job *job)
             to->start = (int32_t *)(void *)((char *)to->sum + steps);
             fvlm_int8_kernels_select()->arrange(parts[0].w, job->x + i * job->x_stride, to);
         }
-        fvlm_pool_run(job->pool, task_count(job, strip_rows), strip_task, job);
+        fvlm_pool_run_stretches(job->pool, task_count(job, fvlm_gemv_rows), FVLM_GEMV_STRETCH, strip_task, job);
         parts += job->count;
         left -= job->count;
     }

@@ -455,44 +455,49 @@ FVLM_INLINE vf dot_bytes(fvlm_dtype type, vd q, const int8_t *x, const float *sc
     return vf_fma(vd_float(all), vf_spread(scales + column / step, index), sum);
 }
 
-/* Rows of W at once, `apart` from each other: their sums hide one another's latencies, and each is part of a stretch of
- * memory that processors foresee, which they do not where lines of neighbouring rows take turns. */
-enum { MOST_ROWS = VF_REGISTERS == 32 ? 4 : 2 };
+/* Bytes: the next page of memory, which processors do not foresee. */
+enum { AHEAD = 4096 };
 
-FVLM_INLINE void multiply_rows(fvlm_dtype type, int rows, size_t apart, const fvlm_matrix *w, size_t row,
+/* Rows whose scales are made ready before their q are read, one row after the other: a row alone would wait for its
+ * scales to come back from the buffer. */
+enum { ROWS = 8 };
+
+/* At most ROWS rows of MLX4, MLX8 or Q4_K. */
+FVLM_INLINE void multiply_rows(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows,
                                const fvlm_int8_vector *x, float *y)
 {
     bool bytes = type == FVLM_MLX8;
     size_t step = fvlm_int8_step(w), chunk = bytes ? VD_BYTES : 2 * VD_BYTES, row_bytes = fvlm_matrix_row_bytes(w);
     size_t whole = w->cols / chunk * chunk;
     vf_index index = vf_lanes(type == FVLM_Q4_K ? 8 : bytes ? step / 4 : step / 8, type == FVLM_Q4_K ? 2 : 1);
-    const uint8_t *q = (const uint8_t *)w->data + row * row_bytes;
-    float scales[MOST_ROWS][SCALES];
-    vf sum[MOST_ROWS], bias[MOST_ROWS];
-    for (int r = 0; r < rows; r++)
-        sum[r] = bias[r] = vf_zero();
+    float scales[ROWS][SCALES];
+    vf sums[ROWS];
+    for (size_t r = 0; r < rows; r++)
+        sums[r] = vf_zero();
     for (size_t start = 0; start < w->cols; start += SEGMENT) {
-        size_t end = w->cols - start < SEGMENT ? w->cols : start + SEGMENT, k = start;
-        for (int r = 0; r < rows; r++)
-            bias[r] =
-                weigh(type, w, row + (size_t)r * apart, start / step, (end - start) / step, x, scales[r], bias[r]);
-        for (; k < end && k < whole; k += chunk) {
-            FVLM_UNROLL
-            for (int r = 0; r < rows; r++)
-                sum[r] = dot_bytes(type, load_bytes(type, q + (size_t)r * apart * row_bytes, bytes ? k : k / 2),
-                                   x->data + k, scales[r], k - start, step, index, sum[r]);
-        }
-        for (int r = 0; k < end && r < rows; r++) {
-            /* What is left of a row, with nothing behind it. */
-            uint8_t tail[144 + VD_BYTES] = {0};
-            size_t at = fvlm_matrix_row_bytes(&(fvlm_matrix){.type = type, .cols = k});
-            memcpy(tail, q + (size_t)r * apart * row_bytes + at, row_bytes - at);
-            sum[r] = dot_bytes(type, load_bytes(type, tail, 0), x->data + k, scales[r], k - start, step, index, sum[r]);
+        size_t end = w->cols - start < SEGMENT ? w->cols : start + SEGMENT;
+        for (size_t r = 0; r < rows; r++)
+            sums[r] = weigh(type, w, row + r, start / step, (end - start) / step, x, scales[r], sums[r]);
+        for (size_t r = 0; r < rows; r++) {
+            const uint8_t *q = (const uint8_t *)w->data + (row + r) * row_bytes;
+            vf sum = sums[r];
+            size_t k = start;
+            for (; k < end && k < whole; k += chunk) {
+                size_t at = bytes ? k : k / 2;
+                __builtin_prefetch(q + at + AHEAD);
+                sum = dot_bytes(type, load_bytes(type, q, at), x->data + k, scales[r], k - start, step, index, sum);
+            }
+            if (k < end) { /* what is left of a row, with nothing behind it */
+                uint8_t tail[144 + VD_BYTES] = {0};
+                size_t at = fvlm_matrix_row_bytes(&(fvlm_matrix){.type = type, .cols = k});
+                memcpy(tail, q + at, row_bytes - at);
+                sum = dot_bytes(type, load_bytes(type, tail, 0), x->data + k, scales[r], k - start, step, index, sum);
+            }
+            sums[r] = sum;
         }
     }
-    FVLM_UNROLL
-    for (int r = 0; r < rows; r++)
-        y[(size_t)r * apart] = vf_sum(vf_add(sum[r], bias[r]));
+    for (size_t r = 0; r < rows; r++)
+        y[r] = vf_sum(sums[r]);
 }
 
 /* sum + the products of the blocks at p with x's columns from k on, a vector of q's bytes. */
@@ -515,8 +520,10 @@ FVLM_INLINE float multiply_blocks(fvlm_dtype type, const uint8_t *row, size_t co
     size_t block = type == FVLM_Q8_0 ? 34 : 18, chunk = type == FVLM_Q8_0 ? VD_BYTES : 2 * VD_BYTES, k = 0;
     vf_index_f16 index = vf_lanes_f16(type == FVLM_Q8_0 ? 8 : 4, block);
     vf sum = vf_zero();
-    for (; k + chunk <= cols; k += chunk)
+    for (; k + chunk <= cols; k += chunk) {
+        __builtin_prefetch(row + k / 32 * block + AHEAD);
         sum = dot_blocks(type, row + k / 32 * block, x, k, index, sum);
+    }
     if (k < cols) {
         uint8_t tail[4 * 18 + VD_BYTES] = {0}; /* at most three blocks of Q4_0, with nothing behind them */
         memcpy(tail, row + k / 32 * block, (cols - k) / 32 * block);
@@ -534,17 +541,14 @@ FVLM_INLINE void multiply_type(fvlm_dtype type, const fvlm_matrix *w, size_t row
             y[i] = multiply_blocks(type, (const uint8_t *)w->data + (row + i) * bytes, w->cols, x);
         return;
     }
-    size_t apart = rows / MOST_ROWS;
-    for (size_t i = 0; i < apart; i++)
-        multiply_rows(type, MOST_ROWS, apart, w, row + i, x, y + i);
-    for (size_t i = apart * MOST_ROWS; i < rows; i++)
-        multiply_rows(type, 1, 0, w, row + i, x, y + i);
+    for (size_t i = 0; i < rows; i += ROWS)
+        multiply_rows(type, w, row + i, rows - i < ROWS ? rows - i : ROWS, x, y + i);
 }
 
 static void multiply(const fvlm_matrix *w, size_t row, size_t rows, const fvlm_int8_vector *x,
                      const fvlm_epilogue *epilogue, size_t x_row, float *y)
 {
-    float sums[FVLM_INT8_STRIP + VF_LANES];
+    float sums[FVLM_GEMV_TASK + VF_LANES];
     switch (w->type) {
     case FVLM_MLX4:
         multiply_type(FVLM_MLX4, w, row, rows, x, sums);
