@@ -32,6 +32,8 @@ static int batch_size = 1, accumulation = 1, save_steps = 500, keep, bad_samples
 static int decay_all, no_shuffle, resume, quiet, as_json;
 static long long max_steps, warmup_steps, seed = 42;
 
+static char *objective;
+
 #define PLANNED_TOKENS 1024 /* of a sample: a picture's 256 and some text */
 #define HIDDEN POPT_ARGFLAG_DOC_HIDDEN
 #define DEFAULT POPT_ARGFLAG_SHOW_DEFAULT
@@ -55,6 +57,9 @@ static const struct poptOption table[] = {
     {"output-dir", '\0', POPT_ARG_STRING | HIDDEN, &output, 0, NULL, NULL},
     {"tune", '\0', POPT_ARG_STRING, &tune, 0, "Parts to train, of vision, projector and llm (default: projector,llm)",
      "LIST"},
+    {"objective", '\0', POPT_ARG_STRING, &objective, 0,
+     "What is learned: answers, or the samples' \"labels\", which teach the vision tower alone (default: answers)",
+     "NAME"},
     {"tune-mm-mlp-adapter", '\0', POPT_ARG_STRING, &adapter_only, 0, "true: as --tune projector", "BOOL"},
     {"unfreeze-mm-vision-tower", '\0', POPT_ARG_STRING, &unfreeze_tower, 0, "true: the tower too", "BOOL"},
     {"freeze-backbone", '\0', POPT_ARG_STRING, &freeze_backbone, 0, "true: not the language model", "BOOL"},
@@ -177,9 +182,9 @@ static bool read_parts(fvlm_train_options *train)
         cli_usage_error(&usage, "--lora-r is %d; it has to be at least 1", lora_rank);
         return false;
     }
-    train->tune_vision = vision;
-    train->tune_projector = true;
-    train->tune_llm = !only_projector && !backbone;
+    train->tune_vision = vision || train->classify;
+    train->tune_projector = !train->classify;
+    train->tune_llm = !train->classify && !only_projector && !backbone;
     if (!tune)
         return true;
     if (adapter_only || unfreeze_tower || freeze_backbone) {
@@ -312,6 +317,11 @@ static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **
         cli_usage_error(&usage, "--batch-norm '%s' is neither running nor batch", batch_norm);
         return false;
     }
+    if (objective && strcmp(objective, "answers") != 0 && strcmp(objective, "labels") != 0) {
+        cli_usage_error(&usage, "--objective '%s' is neither answers nor labels", objective);
+        return false;
+    }
+    train->classify = objective && strcmp(objective, "labels") == 0;
     bool halves = false;
     if (!read_bool("bf16", bf16, &halves))
         return false;

@@ -1,4 +1,4 @@
-/* Write a checkpoint with made-up weights: make_demo_model FOLDER [demo|0.5b|1.5b|7b].
+/* Write a checkpoint with made-up weights: make_demo_model FOLDER [demo|nano|0.5b|1.5b|7b].
  *
  * The folder has the layout of the published LLaVA checkpoints: config.json, a tokenizer, model.safetensors in bf16.
  * `demo` (the default, for `make demo`) is small: the tower's stages, blocks and names are the real ones with small
@@ -44,6 +44,7 @@ static const char *const specials[SPECIALS] = {"<|endoftext|>", "<|im_start|>", 
     }
 static const sizes models[] = {
     {"demo", {1, 2, 2, 1, 1}, {16, 32, 64, 128, 256}, 128, 384, 2, 2, 1, TOKENS, true, 256, 2048},
+    {"nano", {1, 2, 4, 2, 1}, {24, 48, 96, 192, 384}, 192, 512, 4, 6, 2, TOKENS, true, 256, 2048},
     {"0.5b", FASTVITHD, 896, 4864, 24, 14, 2, 151936, true, 1024, 32768},
     {"1.5b", FASTVITHD, 1536, 8960, 28, 12, 2, 151936, true, 1024, 32768},
     {"7b", FASTVITHD, 3584, 18944, 28, 28, 4, 152064, false, 1024, 32768},

@@ -40,6 +40,7 @@ typedef struct fvlm_train_options {
     const char *output;                         /* folder for checkpoints and the result */
     const char *template_name, *system;         /* as for fvlm_template_render */
     bool tune_vision, tune_projector, tune_llm; /* what is trained */
+    bool classify; /* teach the tower the samples' "labels", by a classifier that is not kept, not their answers */
     int lora_rank; /* above 0: tune_llm trains adapters of this rank instead of the language model's own weights */
     double lora_alpha;
     bool batch_statistics;       /* of the tower's batch norm; otherwise running ones */

@@ -23,8 +23,9 @@ struct fvlm_network {
     fvlm_linear_layer projector[MAX_PROJECTOR_LAYERS];
     size_t projector_layers, projector_group;
     fvlm_language *language;
-    fvlm_parameter *newline; /* model.image_newline, or NULL */
-    float *memory;           /* [floats]: the workspace, as large as any batch so far needed */
+    fvlm_linear_layer classifier; /* of labels: [outputs, tokens of a tile x width] */
+    fvlm_parameter *newline;      /* model.image_newline, or NULL */
+    float *memory;                /* [floats]: the workspace, as large as any batch so far needed */
     size_t floats;
 };
 
@@ -60,6 +61,17 @@ static void create_projector(fvlm_network *network, fvlm_loader *loader)
             fvlm_parameter_vector(&network->parameters, loader, FVLM_PART_PROJECTOR, hidden, "model.image_newline");
 }
 
+static void create_classifier(fvlm_network *network, fvlm_loader *loader)
+{
+    size_t outputs = fvlm_label_outputs(network->options.labels);
+    size_t inputs = fvlm_engine_tile_tokens(network->engine) * feature_width(network);
+    fvlm_parameters_group(&network->parameters, loader, false);
+    network->classifier.weight =
+        fvlm_parameter_create(&network->parameters, loader, FVLM_PART_CLASSIFIER, outputs, inputs, "classifier.weight");
+    network->classifier.bias =
+        fvlm_parameter_create(&network->parameters, loader, FVLM_PART_CLASSIFIER, outputs, 1, "classifier.bias");
+}
+
 /* Everything that lives in the set; loader->status on failure. */
 static void create_parts(fvlm_network *network, fvlm_loader *loader)
 {
@@ -73,6 +85,10 @@ static void create_parts(fvlm_network *network, fvlm_loader *loader)
         loader->status = fvlm_fail_memory(loader->error);
     if (!loader->status && network->options.trained & FVLM_PART_VISION)
         network->tower = fvlm_tower_create(&network->parameters, loader, &engine->config.vision);
+    if (!loader->status && network->options.labels) {
+        create_classifier(network, loader);
+        return;
+    }
     if (!loader->status)
         create_projector(network, loader);
     if (!loader->status)
@@ -150,6 +166,7 @@ struct batch {
     float *inner[MAX_PROJECTOR_LAYERS][2]; /* [image_rows, hidden]: before and after the GELUs */
     float *projected, *gradient[2];        /* [image_rows, hidden] */
     float *dfeatures;                      /* [image_rows, width] */
+    float *logits;                         /* [tiles, outputs]: the classifier's */
 };
 
 static size_t tile_bytes(const fvlm_network *network)
@@ -222,14 +239,18 @@ static void cut(struct batch *batch, fvlm_cutter *cutter)
     } else {
         batch->features = fvlm_cut(cutter, batch->image_rows, width);
     }
+    if (network->tower)
+        batch->dfeatures = fvlm_cut(cutter, batch->image_rows, width);
+    if (network->options.labels) {
+        batch->logits = fvlm_cut(cutter, batch->tiles, fvlm_label_outputs(network->options.labels));
+        return;
+    }
     for (size_t i = 0; i + 1 < network->projector_layers; i++)
         for (int j = 0; j < 2; j++)
             batch->inner[i][j] = fvlm_cut(cutter, batch->image_rows, hidden);
     batch->projected = fvlm_cut(cutter, batch->image_rows, hidden);
     for (int i = 0; i < 2; i++)
         batch->gradient[i] = fvlm_cut(cutter, batch->image_rows, hidden);
-    if (network->tower)
-        batch->dfeatures = fvlm_cut(cutter, batch->image_rows, width);
     size_t floats = fvlm_language_floats(network->language, &batch->texts, recompute, threads);
     batch->language = fvlm_cut(cutter, 1, floats);
     cutter->overflow |= floats == 0;
@@ -345,6 +366,29 @@ static void splice_backward(struct batch *batch, const float *dx)
     }
 }
 
+static void run_classifier(struct batch *batch, const fvlm_tower_pass *tower, bool backward,
+                           fvlm_network_result *result)
+{
+    const fvlm_network *network = batch->network;
+    const fvlm_label_set *labels = network->options.labels;
+    fvlm_pool *pool = network->engine->pool;
+    const float *features = run_tower(batch, tower, backward);
+    fvlm_linear_layer_forward(pool, &network->classifier, features, batch->tiles, batch->logits, NULL);
+    for (size_t i = 0; i < batch->count; i++) {
+        size_t known;
+        result->loss +=
+            fvlm_labels_loss(labels, batch->logits + i * fvlm_label_outputs(labels), batch->samples[i].classes, &known);
+        result->targets += known;
+    }
+    result->rows = batch->image_rows;
+    if (!backward)
+        return;
+    fvlm_linear_layer_backward(pool, &network->classifier, features, batch->tiles, batch->logits, NULL, NULL,
+                               batch->dfeatures, false);
+    if (network->tower)
+        fvlm_tower_backward(tower, batch->dfeatures);
+}
+
 static void run_batch(struct batch *batch, bool backward, fvlm_network_result *result)
 {
     fvlm_network *network = batch->network;
@@ -357,6 +401,10 @@ static void run_batch(struct batch *batch, bool backward, fvlm_network_result *r
                              .recompute = options->recompute,
                              .memory = batch->tower};
     fvlm_parameters *parameters = &network->parameters;
+    if (options->labels) {
+        run_classifier(batch, &tower, backward, result);
+        return;
+    }
     const float *features = NULL;
     if (batch->tiles > 0)
         features = run_tower(batch, &tower, backward);

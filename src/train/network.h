@@ -10,8 +10,9 @@
 typedef struct fvlm_network_options {
     unsigned trained; /* fvlm_part's; with LoRA, FVLM_PART_ADAPTER instead of FVLM_PART_LANGUAGE */
     fvlm_lora lora;
-    bool batch_statistics; /* of the trained tower's batch norm; otherwise running ones */
-    fvlm_ranks *ranks;     /* several of them share the run, in ZeRO's stage 1, 2 or 3; NULL: one process */
+    const fvlm_label_set *labels; /* train a classifier of these over the tower's features, and nothing else; or NULL */
+    bool batch_statistics;        /* of the trained tower's batch norm; otherwise running ones */
+    fvlm_ranks *ranks;            /* several of them share the run, in ZeRO's stage 1, 2 or 3; NULL: one process */
     int stage;
     bool eight_bits, averaged; /* of the optimiser's state: see fvlm_parameters */
     bool recompute;            /* gradient checkpointing: a second forward pass instead of memory */

@@ -17,7 +17,8 @@ typedef enum fvlm_part {
     FVLM_PART_VISION = 1,
     FVLM_PART_PROJECTOR = 2,
     FVLM_PART_LANGUAGE = 4,
-    FVLM_PART_ADAPTER = 8 /* LoRA's matrices */
+    FVLM_PART_ADAPTER = 8,    /* LoRA's matrices */
+    FVLM_PART_CLASSIFIER = 16 /* of labels, which is not part of the model */
 } fvlm_part;
 
 typedef struct fvlm_parameter {

@@ -355,6 +355,34 @@ fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const f
     return FVLM_OK;
 }
 
+fvlm_status fvlm_sample_classify(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
+                                 const json_t *object, const fvlm_label_set *set, const fvlm_sample_options *options,
+                                 fvlm_sample *sample, fvlm_error *error)
+{
+    *sample = (fvlm_sample){0};
+    struct maker maker = {.engine = engine,
+                          .pool = pool,
+                          .conversation = conversation,
+                          .options = options,
+                          .sample = sample,
+                          .error = error};
+    if (conversation->image_count != 1)
+        return fvlm_fail(error, FVLM_ERROR_FORMAT, "it has %zu pictures, where labels are of one",
+                         conversation->image_count);
+    sample->pictures = fvlm_calloc(1, sizeof *sample->pictures);
+    sample->classes = fvlm_calloc(set->count, sizeof *sample->classes);
+    fvlm_status status = sample->pictures && sample->classes ? add_picture(&maker) : fvlm_fail_memory(error);
+    if (!status && sample->pictures->tiles.count != 1)
+        status = fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
+                           "this model cuts pictures into tiles, of which labels know nothing");
+    if (!status)
+        status = fvlm_labels_read(set, object, sample->classes, error);
+    sample->supervised = set->count;
+    if (status)
+        fvlm_sample_clear(sample);
+    return status;
+}
+
 void fvlm_sample_clear(fvlm_sample *sample)
 {
     for (size_t i = 0; i < sample->picture_count; i++)
@@ -362,5 +390,6 @@ void fvlm_sample_clear(fvlm_sample *sample)
     free(sample->pictures);
     free(sample->tokens);
     free(sample->labels);
+    free(sample->classes);
     *sample = (fvlm_sample){0};
 }

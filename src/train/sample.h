@@ -6,6 +6,7 @@
 
 #include "fastvlm/text.h"
 #include "model/internal.h"
+#include "train/labels.h"
 
 /* Rows of a sample that are not text. */
 #define FVLM_ROW_PICTURE (-1)
@@ -16,6 +17,7 @@ typedef struct fvlm_sample {
     size_t count, supervised;
     fvlm_picture *pictures; /* [picture_count]: tiles and index; embeddings NULL */
     size_t picture_count;
+    int32_t *classes; /* of a sample for a classifier: [names of the label set], -1 where not known; else NULL */
 } fvlm_sample;
 
 typedef struct fvlm_sample_options {
@@ -47,6 +49,11 @@ void fvlm_conversation_clear(fvlm_conversation *conversation);
  * `pool` is for resizing. */
 fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
                              const fvlm_sample_options *options, fvlm_sample *sample, fvlm_error *error);
+/* The picture of a conversation, which has to be one of one tile, with what `object`, its JSON, says of the set's
+ * labels. */
+fvlm_status fvlm_sample_classify(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
+                                 const json_t *object, const fvlm_label_set *set, const fvlm_sample_options *options,
+                                 fvlm_sample *sample, fvlm_error *error);
 void fvlm_sample_clear(fvlm_sample *sample);
 
 #endif

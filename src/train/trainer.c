@@ -35,6 +35,11 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
 {
     if (o->data_count == 0)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "no data given");
+    if (o->classify && (o->tune_projector || o->tune_llm))
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT,
+                         "labels teach the vision tower alone; the other parts learn from answers");
+    if (o->classify && o->ranks && fvlm_ranks_count(o->ranks) > 1)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "labels are learned in one process, without mpirun");
     if (!o->tune_vision && !o->tune_projector && !o->tune_llm)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "nothing is to be trained: name a part");
     if (o->batch_size < 1 || o->batch_size > MAX_BATCH || o->accumulation < 1 || o->accumulation > MAX_BATCH)
@@ -57,6 +62,8 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "ZeRO has the stages 1, 2 and 3, not %d", o->zero);
     if (o->lora_rank > 0 && !o->tune_llm)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "LoRA trains the language model, which is not among the parts");
+    if (o->classify && o->packing > 0)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "texts are packed, and labels are learned without any");
     if (o->packing < 0 || (o->packing > 0 && (o->group_by_length || o->group_by_modality)))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "packs have a positive number of tokens, and are not grouped");
     if (o->patience < 0 || !(o->threshold >= 0) || (o->patience > 0 && o->eval_count == 0))
@@ -189,6 +196,10 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
         status = fvlm_pool_create(1, &trainer->pool, error);
     if (!status && options->packing > 0)
         status = pack(trainer, error);
+    if (!status && options->classify) {
+        status = fvlm_label_set_read(trainer->dataset, &trainer->labels, error);
+        network.labels = &trainer->labels;
+    }
     if (!status)
         status = allocate(trainer, error);
     if (!status)
@@ -228,6 +239,7 @@ void fvlm_trainer_close(fvlm_trainer **trainer)
     fvlm_network_destroy(&old->network);
     fvlm_dataset_close(&old->dataset);
     fvlm_dataset_close(&old->eval_dataset);
+    fvlm_label_set_clear(&old->labels);
     free(old);
     *trainer = NULL;
 }
@@ -252,7 +264,10 @@ static fvlm_status make_sample(fvlm_trainer *trainer, const fvlm_dataset *datase
     fvlm_error inner;
     status = fvlm_conversation_read(object, &conversation, &inner);
     if (!status) {
-        status = fvlm_sample_make(trainer->engine, trainer->pool, &conversation, &options, sample, &inner);
+        status = o->classify
+                     ? fvlm_sample_classify(trainer->engine, trainer->pool, &conversation, object, &trainer->labels,
+                                            &options, sample, &inner)
+                     : fvlm_sample_make(trainer->engine, trainer->pool, &conversation, &options, sample, &inner);
         fvlm_conversation_clear(&conversation);
     }
     json_decref(object);

@@ -26,6 +26,7 @@ struct fvlm_trainer {
     fvlm_train_options options;
     fvlm_network *network;
     fvlm_dataset *dataset, *eval_dataset; /* eval_dataset NULL: no evaluation */
+    fvlm_label_set labels;                /* where a classifier of them is trained */
     fvlm_adamw adamw;
     uint64_t step, steps, steps_per_epoch, warmup;
     int skipped;
