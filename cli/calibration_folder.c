@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/system.h"
-#include "dataset.h"
+#include "fastvlm/dataset.h"
 #include "options.h"
 
 #define PROMPTS "prompts.txt"
@@ -50,14 +50,16 @@ static fvlm_status add(cli_calibration *calibration, const char *folder, char *p
 }
 
 /* The first question of a data set's sample. */
-static fvlm_status add_sample(cli_calibration *calibration, const char *folder, cli_sample *sample, fvlm_error *error)
+static fvlm_status add_sample(cli_calibration *calibration, const char *folder, fvlm_conversation *sample,
+                              fvlm_error *error)
 {
     char *rendered, *prompt;
     size_t shown = cli_placeholders(sample->turns[0].text);
     const char *answer = sample->turns[1].text;
     sample->turns[1].text = NULL;
     fvlm_status status =
-        fvlm_template_render(cli_prompt.template_name, cli_prompt.system, sample->turns, 2, &rendered, error);
+        fvlm_template_render(cli_prompt.template_name, sample->system ? sample->system : cli_prompt.system,
+                             sample->turns, 2, &rendered, error);
     sample->turns[1].text = answer; /* which the prompt goes without */
     if (status)
         return status;
@@ -69,17 +71,20 @@ static fvlm_status add_sample(cli_calibration *calibration, const char *folder, 
 static fvlm_status read_dataset(const char *folder, const char *name, size_t limit, cli_calibration *calibration,
                                 fvlm_error *error)
 {
-    json_t *samples = NULL;
+    fvlm_dataset *dataset = NULL;
     char *path = fvlm_path_join(folder, name);
-    fvlm_status status = path ? cli_dataset_load(path, &samples, error) : fvlm_fail_memory(error);
-    for (size_t i = 0; !status && i < json_array_size(samples) && (!limit || i < limit); i++) {
-        cli_sample sample;
-        status = cli_sample_read(samples, i, &sample, error);
-        if (!status)
+    const char *paths[] = {path};
+    fvlm_status status = path ? fvlm_dataset_open(paths, NULL, 1, &dataset, error) : fvlm_fail_memory(error);
+    size_t count = status ? 0 : fvlm_dataset_count(dataset);
+    for (size_t i = 0; !status && i < count && (!limit || i < limit); i++) {
+        fvlm_conversation sample;
+        status = fvlm_dataset_read(dataset, i, &sample, error);
+        if (!status) {
             status = add_sample(calibration, folder, &sample, error);
-        cli_sample_clear(&sample);
+            fvlm_conversation_clear(&sample);
+        }
     }
-    json_decref(samples);
+    fvlm_dataset_close(&dataset);
     free(path);
     return status;
 }

@@ -3,6 +3,7 @@
 #define FASTVLM_H
 
 #include "fastvlm/convert.h"
+#include "fastvlm/dataset.h"
 #include "fastvlm/engine.h"
 #include "fastvlm/export.h"
 #include "fastvlm/image.h"

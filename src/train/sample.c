@@ -1,4 +1,4 @@
-/* From a sample's JSON to rows: conversation, prompt, pieces of it that are supervised or not, tokens, pictures. */
+/* From a conversation to rows: prompt, pieces of it that are supervised or not, tokens, pictures. */
 #include "train/sample.h"
 
 #include <stdlib.h>
@@ -11,177 +11,6 @@
 
 #define IMAGE_MARK "<image>"
 #define NOT_SUPERVISED (-100)
-
-/* Conversations. */
-
-static size_t count_marks(const char *text)
-{
-    size_t count = 0;
-    for (const char *mark = text; (mark = strstr(mark, IMAGE_MARK)); mark += strlen(IMAGE_MARK))
-        count++;
-    return count;
-}
-
-/* `value` without its `<image>` and the blanks around it, behind as many `<image>` lines, as the published code does.
- * Left as it is where there is none. NULL when out of memory. */
-static char *marks_first(const char *value)
-{
-    static const char blanks[] = " \t\r\n";
-    size_t marks = count_marks(value);
-    if (marks == 0)
-        return fvlm_strdup(value);
-    fvlm_text_buffer bare = {0}, text = {0};
-    const char *at = value;
-    for (const char *next; (next = strstr(at, IMAGE_MARK)); at = next + strlen(IMAGE_MARK))
-        fvlm_text_append(&bare, at, (size_t)(next - at));
-    fvlm_text_append_string(&bare, at);
-    for (size_t i = 0; i < marks; i++)
-        fvlm_text_append_string(&text, IMAGE_MARK "\n");
-    size_t start = 0, end = bare.failed ? 0 : bare.length;
-    while (end > 0 && strchr(blanks, bare.data[end - 1]))
-        end--;
-    while (start < end && strchr(blanks, bare.data[start]))
-        start++;
-    if (end > start)
-        fvlm_text_append(&text, bare.data + start, end - start);
-    if (bare.failed)
-        text.failed = true;
-    fvlm_text_clear(&bare);
-    return fvlm_text_take(&text);
-}
-
-static fvlm_status read_images(const json_t *object, fvlm_conversation *made, fvlm_error *error)
-{
-    const json_t *image = json_object_get(object, "image");
-    if (!image || json_is_null(image))
-        image = json_object_get(object, "images");
-    if (image && !json_is_null(image) && !json_is_array(image) && !json_is_string(image))
-        return fvlm_fail(error, FVLM_ERROR_FORMAT, "\"image\" is neither a name nor a list of names");
-    size_t count = json_is_array(image) ? json_array_size(image) : json_is_string(image);
-    made->images = fvlm_calloc(count + 1, sizeof *made->images);
-    if (!made->images)
-        return fvlm_fail_memory(error);
-    for (size_t i = 0; i < count; i++) {
-        const json_t *name = json_is_array(image) ? json_array_get(image, i) : image;
-        if (!(made->images[i] = json_string_value(name)))
-            return fvlm_fail(error, FVLM_ERROR_FORMAT, "an \"image\" is not a name");
-    }
-    made->image_count = count;
-    return FVLM_OK;
-}
-
-/* The text of a `messages` content: a string, or parts {"type": "text", "text": ...} and {"type": "image"}. NULL where
- * it is neither. */
-static char *read_content(const json_t *content)
-{
-    if (json_is_string(content))
-        return fvlm_strdup(json_string_value(content));
-    fvlm_text_buffer text = {0};
-    fvlm_text_append_string(&text, "");
-    for (size_t i = 0; i < json_array_size(content); i++) {
-        const json_t *part = json_array_get(content, i);
-        const char *type = json_string_value(json_object_get(part, "type"));
-        const char *words = json_string_value(json_object_get(part, "text"));
-        if (type && strcmp(type, "text") == 0 && words) {
-            fvlm_text_append_string(&text, words);
-        } else if (type && strncmp(type, "image", strlen("image")) == 0) {
-            fvlm_text_append_string(&text, IMAGE_MARK);
-        } else {
-            fvlm_text_clear(&text);
-            return NULL;
-        }
-    }
-    if (!json_is_array(content)) {
-        fvlm_text_clear(&text);
-        return NULL;
-    }
-    return fvlm_text_take(&text);
-}
-
-static bool is_one_of(const char *text, const char *a, const char *b)
-{
-    return text && (strcmp(text, a) == 0 || strcmp(text, b) == 0);
-}
-
-static fvlm_status read_turns(const json_t *object, fvlm_conversation *made, fvlm_error *error)
-{
-    const json_t *list = json_object_get(object, "conversations");
-    bool messages = !json_is_array(list);
-    if (messages)
-        list = json_object_get(object, "messages");
-    if (!json_is_array(list))
-        return fvlm_fail(error, FVLM_ERROR_FORMAT, "there is neither a list \"conversations\" nor \"messages\"");
-    const char *role_field = messages ? "role" : "from", *text_field = messages ? "content" : "value";
-    size_t first = 0, count = json_array_size(list), placed = 0;
-    const json_t *opening = json_array_get(list, 0);
-    const char *opening_role = json_string_value(json_object_get(opening, role_field));
-    if (opening_role && strcmp(opening_role, "system") == 0) {
-        made->system = json_string_value(json_object_get(opening, text_field));
-        if (!made->system)
-            return fvlm_fail(error, FVLM_ERROR_FORMAT, "the system turn's \"%s\" is not a text", text_field);
-        first = 1;
-    }
-    if (count - first == 0 || (count - first) % 2 != 0)
-        return fvlm_fail(error, FVLM_ERROR_FORMAT,
-                         "a conversation is a list of questions, each followed by its answer, and this one has %zu "
-                         "turns",
-                         count - first);
-    made->turns = fvlm_calloc(count, sizeof *made->turns);
-    if (!made->turns)
-        return fvlm_fail_memory(error);
-    for (size_t i = first; i < count; i++) {
-        const json_t *turn = json_array_get(list, i);
-        const char *from = json_string_value(json_object_get(turn, role_field));
-        const json_t *value = json_object_get(turn, text_field);
-        bool user = (i - first) % 2 == 0;
-        if (!from || !(user ? is_one_of(from, "human", "user") : is_one_of(from, "gpt", "assistant")))
-            return fvlm_fail(error, FVLM_ERROR_FORMAT, "turn %zu is from \"%s\" where it is \"%s\"'s turn", i + 1,
-                             from ? from : "", user ? (messages ? "user" : "human") : (messages ? "assistant" : "gpt"));
-        char *raw = messages || json_is_string(value) ? read_content(value) : NULL;
-        if (!raw)
-            return fvlm_fail(error, FVLM_ERROR_FORMAT, "turn %zu has no text in \"%s\"", i + 1, text_field);
-        placed += user ? count_marks(raw) : 0;
-        bool stray = !user && count_marks(raw) > 0, empty = !user && !*raw;
-        char *text = marks_first(raw);
-        free(raw);
-        made->turns[made->turn_count++] = (fvlm_turn){user ? "user" : "assistant", text};
-        if (!text)
-            return fvlm_fail_memory(error);
-        if (stray || empty)
-            return fvlm_fail(error, FVLM_ERROR_FORMAT, "the answer in turn %zu %s", i + 1,
-                             empty ? "is empty" : "has an <image>");
-    }
-    if (placed != made->image_count)
-        return fvlm_fail(error, FVLM_ERROR_FORMAT, "%zu pictures are given and %zu <image> are in the questions",
-                         made->image_count, placed);
-    return FVLM_OK;
-}
-
-fvlm_status fvlm_conversation_read(const json_t *object, fvlm_conversation *conversation, fvlm_error *error)
-{
-    *conversation = (fvlm_conversation){0};
-    if (!json_is_object(object))
-        return fvlm_fail(error, FVLM_ERROR_FORMAT, "it is not a JSON object");
-    const char *id = json_string_value(json_object_get(object, "id"));
-    if (id && !(conversation->id = fvlm_strdup(id)))
-        return fvlm_fail_memory(error);
-    fvlm_status status = read_images(object, conversation, error);
-    if (!status)
-        status = read_turns(object, conversation, error);
-    if (status)
-        fvlm_conversation_clear(conversation);
-    return status;
-}
-
-void fvlm_conversation_clear(fvlm_conversation *conversation)
-{
-    for (size_t i = 0; i < conversation->turn_count; i++)
-        free((char *)(uintptr_t)conversation->turns[i].text);
-    free(conversation->turns);
-    free((void *)conversation->images);
-    free(conversation->id);
-    *conversation = (fvlm_conversation){0};
-}
 
 /* Rows. */
 
@@ -316,8 +145,10 @@ static fvlm_status add_turns(struct maker *maker)
                                    "that answers cannot be told from questions");
             if (!status)
                 status = add_piece(maker, asked + done, start - done, false);
-            if (!status)
-                status = add_piece(maker, answered + start, strlen(answered + start), true);
+            if (!status) {
+                bool supervised = !maker->options->last || i + 1 == maker->conversation->turn_count;
+                status = add_piece(maker, answered + start, strlen(answered + start), supervised);
+            }
             done = status ? 0 : strlen(answered);
         }
         fvlm_free(asked);
@@ -356,8 +187,8 @@ fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const f
 }
 
 fvlm_status fvlm_sample_classify(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
-                                 const json_t *object, const fvlm_label_set *set, const fvlm_sample_options *options,
-                                 fvlm_sample *sample, fvlm_error *error)
+                                 const fvlm_label_set *set, const fvlm_sample_options *options, fvlm_sample *sample,
+                                 fvlm_error *error)
 {
     *sample = (fvlm_sample){0};
     struct maker maker = {.engine = engine,
@@ -376,7 +207,7 @@ fvlm_status fvlm_sample_classify(const fvlm_engine *engine, fvlm_pool *pool, con
         status = fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
                            "this model cuts pictures into tiles, of which labels know nothing");
     if (!status)
-        status = fvlm_labels_read(set, object, sample->classes, error);
+        status = fvlm_labels_read(set, conversation->source, sample->classes, error);
     sample->supervised = set->count;
     if (status)
         fvlm_sample_clear(sample);

@@ -2,9 +2,7 @@
 #ifndef FVLM_TRAIN_SAMPLE_H
 #define FVLM_TRAIN_SAMPLE_H
 
-#include <jansson.h>
-
-#include "fastvlm/text.h"
+#include "fastvlm/dataset.h"
 #include "model/internal.h"
 #include "train/labels.h"
 
@@ -25,35 +23,18 @@ typedef struct fvlm_sample_options {
     const char *const *folders;         /* [folder_count]: where relative names of pictures are looked for, in order */
     size_t folder_count;
     size_t longest; /* rows */
+    bool last;      /* only the last answer is supervised */
     bool measuring; /* only the number of rows counts: pictures are opened only where that depends on their size */
 } fvlm_sample_options;
-
-/* A conversation in one of the forms that data sets have:
- *     {"image": "a.jpg" or ["a.jpg", ...], "conversations": [{"from": "human", "value": ...}, {"from": "gpt", ...}]}
- *     {"images": [...], "messages": [{"role": "system" | "user" | "assistant", "content": text or list of parts}]}
- * The strings belong to the JSON value or to the conversation. */
-typedef struct fvlm_conversation {
-    char *id;            /* "id", else NULL */
-    const char **images; /* [image_count], as written */
-    size_t image_count;
-    fvlm_turn *turns; /* [turn_count]: user, assistant, ..., with `<image>` lines in front of the text they belong to */
-    size_t turn_count;
-    const char *system; /* NULL: the template's */
-} fvlm_conversation;
-
-/* Read a sample's JSON. Errors say what is wrong, not where: the caller knows file and index. */
-fvlm_status fvlm_conversation_read(const json_t *object, fvlm_conversation *conversation, fvlm_error *error);
-void fvlm_conversation_clear(fvlm_conversation *conversation);
 
 /* Tokens, labels and pictures of a conversation. Supervised is each answer and what the template writes after it.
  * `pool` is for resizing. */
 fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
                              const fvlm_sample_options *options, fvlm_sample *sample, fvlm_error *error);
-/* The picture of a conversation, which has to be one of one tile, with what `object`, its JSON, says of the set's
- * labels. */
+/* The picture of a conversation, which has to be one of one tile, with what its JSON says of the set's labels. */
 fvlm_status fvlm_sample_classify(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
-                                 const json_t *object, const fvlm_label_set *set, const fvlm_sample_options *options,
-                                 fvlm_sample *sample, fvlm_error *error);
+                                 const fvlm_label_set *set, const fvlm_sample_options *options, fvlm_sample *sample,
+                                 fvlm_error *error);
 void fvlm_sample_clear(fvlm_sample *sample);
 
 #endif

@@ -1,8 +1,4 @@
-/* Data sets: files of samples, read one at a time, and the order in which an epoch takes them.
- *
- * A file is a JSON list or JSON lines. It stays mapped; opening only finds where each sample begins and ends, so that a
- * set of any size needs little memory and a broken sample harms no other.
- */
+/* Of a data set (fastvlm/dataset.h): its samples as JSON, and the order in which an epoch takes them. */
 #ifndef FVLM_TRAIN_SAMPLE_FILES_H
 #define FVLM_TRAIN_SAMPLE_FILES_H
 
@@ -12,17 +8,10 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "fastvlm/dataset.h"
 
-typedef struct fvlm_dataset fvlm_dataset;
-
-/* Open files [count]. weights[i] says how often an epoch takes each sample of file i (0.5: half of them, another half
- * each time); NULL: once each. The caller owns *dataset. */
-fvlm_status fvlm_dataset_open(const char *const *paths, const double *weights, size_t count, fvlm_dataset **dataset,
-                              fvlm_error *error);
-void fvlm_dataset_close(fvlm_dataset **dataset);
-
-/* Samples of all files. */
-size_t fvlm_dataset_count(const fvlm_dataset *dataset);
+/* For messages: bytes that a sample's name takes at most. */
+#define FVLM_DATASET_NAME 512
 
 /* Put samples of a file together into packs of at most `longest` tokens, which are then what an epoch takes; one that
  * is longer is alone. lengths[fvlm_dataset_count] in tokens. They are put together in the order of the file, or with

@@ -256,23 +256,17 @@ static fvlm_status make_sample(fvlm_trainer *trainer, const fvlm_dataset *datase
                                    .folder_count = o->folder_count,
                                    .longest = trainer->engine->context,
                                    .measuring = measuring};
-    json_t *object;
-    fvlm_status status = fvlm_dataset_parse(dataset, place, &object, error);
+    fvlm_conversation conversation;
+    fvlm_status status = fvlm_dataset_read(dataset, place, &conversation, error);
     if (status)
         return status;
-    fvlm_conversation conversation;
     fvlm_error inner;
-    status = fvlm_conversation_read(object, &conversation, &inner);
-    if (!status) {
-        status = o->classify
-                     ? fvlm_sample_classify(trainer->engine, trainer->pool, &conversation, object, &trainer->labels,
-                                            &options, sample, &inner)
-                     : fvlm_sample_make(trainer->engine, trainer->pool, &conversation, &options, sample, &inner);
-        fvlm_conversation_clear(&conversation);
-    }
-    json_decref(object);
+    status = o->classify ? fvlm_sample_classify(trainer->engine, trainer->pool, &conversation, &trainer->labels,
+                                                &options, sample, &inner)
+                         : fvlm_sample_make(trainer->engine, trainer->pool, &conversation, &options, sample, &inner);
+    fvlm_conversation_clear(&conversation);
     if (status) {
-        char name[256];
+        char name[FVLM_DATASET_NAME];
         fvlm_dataset_name(dataset, place, name, sizeof name);
         fvlm_fail(error, status, "%s: %s", name, inner.message);
     }

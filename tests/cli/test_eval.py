@@ -1,5 +1,6 @@
 """eval: scores that are known beforehand, since the references are the model's own answers; and faulty data sets."""
 import json
+import math
 
 import pytest
 
@@ -90,27 +91,102 @@ def test_predictions(evaluate, samples, tmp_path):
 
 @pytest.mark.parametrize("bad, words", [
     (sample("a", "missing.jpg", "<image>\nx", "y"), "missing.jpg"),
-    (sample("a", "photo.jpg", "no placeholder", "y"), "1 pictures but 0 <image>"),
-    (sample("a", None, "<image>\nx", "y"), "0 pictures but 1 <image>"),
+    (sample("a", "photo.jpg", "no placeholder", "y"), "1 pictures are given and 0 <image>"),
+    (sample("a", None, "<image>\nx", "y"), "0 pictures are given and 1 <image>"),
     (sample("a", "photo.jpg", "<image>\nx"), "followed by its answer"),
     (sample("a", 7, "<image>\nx", "y"), "image"),
     (sample("a", ["photo.jpg", 7], "<image><image>\nx", "y"), "image"),
     ({"id": "a", "conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "y"}]}, "human"),
     ({"id": "a", "conversations": [{"from": "human"}, {"from": "gpt", "value": "y"}]}, "turn 1"),
     ({"id": "a"}, "conversations"),
-    ("text", "conversations"),
+    ({**sample("a", None, "x", "y"), "answers": [1]}, "answers"),
+    ({**sample("a", None, "x", "y"), "answers": "z"}, "answers"),
+    ("text", "not valid JSON"),
+    ([1], "not a JSON object"),
 ])
 def test_faulty_samples(evaluate, bad, words):
     evaluate([bad], "--json").failed(1, words)
 
 
-@pytest.mark.parametrize("text, words", [("", "no samples"), ("[]", "no samples"), ("[{]", "line 1"), ('{"id": 1}\n{', "line 2")])
+@pytest.mark.parametrize("text, words", [("", "no samples"), ("[]", "no samples"), ("[{]", "cut off"), ('{"id": 1}\n{', "sample 1"),
+                                         ('[{"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}, {]}]',
+                                          "sample 2")])
 def test_faulty_files(fastvlm, model, tmp_path, text, words):
     data = tmp_path / "data.json"
     data.write_text(text)
-    fastvlm("eval", "--model", model, "--data", data).failed(1, str(data) if "line" in words else "", words)
+    fastvlm("eval", "--model", model, "--data", data).failed(1, str(data), words)
 
 
 def test_usage(fastvlm, model, tmp_path):
     fastvlm("eval", "--model", model).failed(2, "--data")
     fastvlm("eval", "--model", model, "--data", tmp_path / "none.json").failed(1, "none.json")
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([sample("a", None, "x", "y")]))
+    fastvlm("eval", "--model", model, "--data", data, "--metric", "exact,bleu").failed(2, "'bleu'")
+
+
+# Metrics.
+
+
+def changed(text, count):
+    """With the last `count` characters replaced by others."""
+    return text[:-count] + "".join("y" if c == "x" else "x" for c in text[-count:])
+
+
+def test_anls(evaluate, said):
+    own = said("photo.jpg", "What is it?").strip()
+    assert len(own) >= 6 and own.lower() == own and "  " not in own
+    length = len(own)
+
+    def score(*references):
+        data = [{**sample("a", "photo.jpg", "<image>\nWhat is it?", references[0]), "answers": list(references)}]
+        return evaluate(data, "--metric", "anls", "--json").json["anls"]
+
+    assert score(own) == 1 and score(f"  {own.upper()} ") == 1
+    assert score(changed(own, 1)) == pytest.approx(1 - 1 / length)
+    assert score(own + "xx") == pytest.approx(1 - 2 / (length + 2))
+    assert score(own[1:]) == pytest.approx(1 - 1 / length)
+    assert score(changed(own, 3), changed(own, 2)) == pytest.approx(1 - 2 / length)  # the nearest
+    assert score(changed(own, length // 2 + 1)) == 0  # too far
+
+
+@pytest.mark.parametrize("equal, expected", [(0, 0), (1, 0.3 * 9 / 9), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+def test_vqa_accuracy(evaluate, said, equal, expected):
+    """The values of VQA's own table for ten people."""
+    own = said("photo.jpg", "What is it?")
+    data = [{**sample("a", "photo.jpg", "<image>\nWhat is it?", "z"), "answers":
+             [{"answer": f"The {own}!"}] * equal + [{"answer": "no"}] * (10 - equal)}]
+    assert evaluate(data, "--metric", "vqa", "--json").json["vqa_accuracy"] == pytest.approx(expected)
+
+
+def test_one_reference_is_equal_or_not(evaluate, said):
+    own = said("photo.jpg", "What is it?")
+    data = [sample("a", "photo.jpg", "<image>\nWhat is it?", f"a {own.upper()}."),
+            sample("b", "photo.jpg", "<image>\nWhat is it?", f"{own} no", type="other")]
+    result = evaluate(data, "--metric", "vqa,exact", "--json").json
+    assert (result["vqa_accuracy"], result["accuracy"]) == (0.5, 0)
+    assert [result["kinds"][kind]["vqa_accuracy"] for kind in ("what", "other")] == [1, 0]
+
+
+def test_perplexity_is_what_training_measures(evaluate, fastvlm, model, tmp_path):
+    data = [sample("one", "photo.jpg", "<image>\nWhat is it?", "Lines."), sample("text", None, "Hello?", "Hello, world."),
+            sample("two", ["grey.png", "shapes.png"], "<image>\n<image>\nSame?", "They are not.")]
+    result = evaluate(data, "--metric", "perplexity", "--json").json
+    trained = fastvlm("train", "--model", model, "--data", tmp_path / "data.json", "--eval-data", tmp_path / "data.json",
+                      "--image-folder", IMAGES, "--output", tmp_path / "out", "--lr", "0", "--max-steps", "1", "--tune",
+                      "projector", "--quiet", "--json").json
+    assert math.log(result["perplexity"]) == pytest.approx(trained["eval_loss"], abs=1e-5)
+    kinds = result["kinds"]
+    assert sum(row["tokens"] for row in kinds.values()) == result["tokens"] and len(kinds) == 3
+    assert sum(row["tokens"] * math.log(row["perplexity"]) for row in kinds.values()) == pytest.approx(
+        result["tokens"] * math.log(result["perplexity"]))
+    assert "correct" not in result
+    turns = evaluate([sample("a", None, "Hello?", "Hello, world.", "And?", "More.")], "--metric", "perplexity", "--json").json
+    assert turns["total"] == 2 and turns["kinds"]["hello"]["perplexity"] == pytest.approx(kinds["hello"]["perplexity"])
+
+
+def test_the_table_has_what_was_asked_for(evaluate):
+    data = [sample("a", None, "Hello?", "Hello, world.")]
+    head, row, total = evaluate(data, "--metric", "anls,vqa,perplexity", "--quiet").out.splitlines()
+    assert head.split() == ["kind", "questions", "anls", "vqa", "perplexity"]
+    assert row.split()[:2] == ["hello", "1"] and total.split()[1:] == row.split()[1:]
