@@ -1,6 +1,6 @@
 /* Draw pictures and ask about them: a data set in LLaVA's format, for training and for tests.
  *
- *     draw_scenes --count 1000 --seed 7 --output set        set/data.jsonl, set/0/000000.jpg, ...
+ *     draw_scenes --count 1000 --seed 7 --output set        set/data.jsonl, set/000/7-000000.jpg, ...
  *
  * A line has the picture, its questions as one conversation (or one question and its "type", with --single, as `eval`
  * wants them), and "labels" for pre-training the vision tower. The same options give the same bytes.
@@ -120,7 +120,8 @@ static bool draw(int index, scene_kind kind, FILE *lines)
     unsigned char *file = compress(picture, 45 + scene_pick(&s, 51), &bytes);
     cairo_surface_destroy(picture);
     char name[64];
-    snprintf(name, sizeof name, "%03d/%06d.jpg", index / 1000, index);
+    /* With the seed, so that two sets can lie in one folder. */
+    snprintf(name, sizeof name, "%03d/%d-%06d.jpg", index / 1000, seed, index);
     char *path = fvlm_path_join(output, name);
     bool done = file && path && write_file(path, file, bytes);
     free(path);
