@@ -1,10 +1,11 @@
-/* Write a checkpoint with made-up weights: make_demo_model FOLDER [demo|nano|0.5b|1.5b|7b].
+/* Write a checkpoint with made-up weights: make_demo_model FOLDER [demo|nano|0.15b|0.5b|1.5b|7b].
  *
  * The folder has the layout of the published LLaVA checkpoints: config.json, a tokenizer, model.safetensors in bf16.
  * `demo` (the default, for `make demo`) is small: the tower's stages, blocks and names are the real ones with small
- * widths (mm_vision_arch), so that every kernel of the real model runs. The others have the published models' shapes,
- * for measurements; 7b needs 16 GB of memory. The tokenizer knows the 256 bytes and a list of words; only words have
- * large output weights, so an answer is a row of words. It means nothing: the weights are random numbers.
+ * widths (mm_vision_arch), so that every kernel of the real model runs. The others, for measurements, have the
+ * published models' shapes, and 0.15b half the tower's widths; 7b needs 16 GB of memory. The tokenizer knows the 256
+ * bytes and a list of words; only words have large output weights, so an answer is a row of words. It means nothing:
+ * the weights are random numbers.
  */
 #include <math.h>
 #include <stdio.h>
@@ -45,6 +46,7 @@ static const char *const specials[SPECIALS] = {"<|endoftext|>", "<|im_start|>", 
 static const sizes models[] = {
     {"demo", {1, 2, 2, 1, 1}, {16, 32, 64, 128, 256}, 128, 384, 2, 2, 1, TOKENS, true, 256, 2048},
     {"nano", {1, 2, 4, 2, 1}, {24, 48, 96, 192, 384}, 192, 512, 4, 6, 2, TOKENS, true, 256, 2048},
+    {"0.15b", {2, 12, 24, 4, 2}, {48, 96, 192, 384, 768}, 768, 3072, 12, 12, 4, 32000, true, 1024, 32768},
     {"0.5b", FASTVITHD, 896, 4864, 24, 14, 2, 151936, true, 1024, 32768},
     {"1.5b", FASTVITHD, 1536, 8960, 28, 12, 2, 151936, true, 1024, 32768},
     {"7b", FASTVITHD, 3584, 18944, 28, 28, 4, 152064, false, 1024, 32768},
@@ -324,7 +326,7 @@ int main(int argc, char **argv)
     while (i < count && strcmp(models[i].name, name) != 0)
         i++;
     if (argc < 2 || argc > 3 || i == count) {
-        fprintf(stderr, "usage: %s FOLDER [demo|0.5b|1.5b|7b]\n", argv[0]);
+        fprintf(stderr, "usage: %s FOLDER [demo|0.15b|0.5b|1.5b|7b]\n", argv[0]);
         return 2;
     }
     fvlm_error error;

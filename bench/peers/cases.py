@@ -1,7 +1,7 @@
 """What is compared with what.
 
 Ours runs `fastvlm bench` with its arguments, on the checkpoint or on what run.py converts it to; `measure` is a member
-of the JSON that it prints. Peer runs a method in a worker (see worker.py). PIXELS, PROMPT_TOKENS and DECODED among its
+of the JSON that it prints, or "step_ms": then it is `fastvlm train`, and the time of a step. Peer runs a method in a worker (see worker.py). PIXELS, PROMPT_TOKENS and DECODED among its
 arguments are filled in by run.py. Every side is measured in milliseconds; decoding in milliseconds a token.
 """
 
@@ -16,7 +16,7 @@ class Ours:
     label: str
     arguments: list
     measure: str = "encode_ms"
-    model: str = "full"  # or "q8_0", "q4_0": weights of the language model; "7b-q4_0"
+    model: str = "full"  # or "q8_0", "q4_0": weights of the language model; "7b-q4_0"; "0.15b"
 
 
 @dataclasses.dataclass
@@ -56,6 +56,13 @@ FOUR_BITS = Ours("fastvlm int8, 4-bit weights", ["--precision", "int8"], model="
 
 def measured(ours, measure):
     return dataclasses.replace(ours, measure=measure)
+
+
+def training(title, mode, arguments, model="full"):
+    """A step of training on one picture and its text; PyTorch's weights and AdamW's moments are bf16."""
+    ours = Ours(f"fastvlm bf16, {title}", ["--precision", "bf16", *arguments], "step_ms", model)
+    peer = Peer("PyTorch bf16, transformers", {"peer": "pytorch-training", "mode": mode, "source": model}, "step")
+    return Case(f"a training step, {title}", [ours], [peer])
 
 
 def all_cases():
@@ -101,6 +108,10 @@ def all_cases():
     cases["7b"] = Case(
         "7B, picture to first token", [dataclasses.replace(FOUR_BITS, model="7b-q4_0", measure="ttft_ms")]
     )
+    cases["train-projector"] = training("projector", "projector", ["--tune", "projector"])
+    cases["train-lora"] = training("LoRA", "lora", ["--tune", "llm", "--lora", "true"])
+    everything = ["--tune", "vision,projector,llm"]
+    cases["train-full"] = training("everything of a 0.15B model", "full", everything, "0.15b")
     for threads in (1, 2):
         several = [dataclasses.replace(precision(kind)) for kind in PRECISIONS]
         for ours in several:

@@ -14,6 +14,8 @@ import datetime
 import fnmatch
 import json
 import pathlib
+import shutil
+import statistics
 import struct
 import subprocess
 import sys
@@ -26,7 +28,15 @@ import table
 HERE = pathlib.Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build"
 MADE = BUILD / "peers" / "full_0.5b"  # a checkpoint with made-up weights
+CUSTOM = BUILD / "peers" / "custom_0.15b"
 DECODED = 64  # tokens
+STEPS = 3  # of training; the first one also allocates
+SAMPLE = {
+    "conversations": [
+        {"from": "human", "value": "<image>\nWhat is in the picture? Describe it."},
+        {"from": "gpt", "value": "A red boat lies on the calm water of a lake in front of green hills under a sky."},
+    ]
+}
 AGREE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.2}  # relative L2 of features from ours in fp32: the same tower?
 
 
@@ -49,6 +59,30 @@ class Fastvlm:
                 sys.exit(f"{options.model} has no config.json: --model takes the folder of a checkpoint")
             subprocess.run([BUILD / "tools" / "make_demo_model", MADE, "0.5b"], check=True)
 
+    def training(self, name):
+        """The files of a training case, made where they are missing: the model as transformers loads it, the sample,
+        and its tokens and labels."""
+        model, cache = self.model(name), self.options.cache
+        folder = cache / f"{model.resolve().name}-hf"
+        if not folder.exists():
+            self.run("export", "hf", "--model", model, "--output", folder)
+        data, labels = cache / "train.json", cache / f"{model.resolve().name}-labels.jsonl"
+        data.write_text(json.dumps([{**SAMPLE, "image": self.options.image.name}]))
+        arguments = ["--model", model, "--data", data, "--image-folder", self.options.image.parent]
+        self.run("train", *arguments, "--dump-labels", labels)
+        return arguments, {"hf": str(folder), "labels": str(labels)}
+
+    def step(self, side):
+        """The time of a training step, once memory is there."""
+        arguments, _ = self.training(side.model)
+        output = self.options.cache / "trained"
+        shutil.rmtree(output, ignore_errors=True)
+        common = ["--threads", self.options.threads, "--max-steps", STEPS, "--save-steps", 0, "--lr", 1e-5]
+        self.run("train", *arguments, *common, "--output", output, "--quiet", *side.arguments)
+        steps = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+        shutil.rmtree(output)
+        return {"step_ms": 1e3 * statistics.median(step["seconds"] for step in steps[1:]), "loss": steps[0]["loss"]}
+
     def run(self, command, *arguments):
         line = [self.options.fastvlm, command, *map(str, arguments)]
         return subprocess.run(line, check=True, stdout=subprocess.PIPE, stderr=self.log).stdout
@@ -56,6 +90,10 @@ class Fastvlm:
     def model(self, name):
         """The checkpoint, or its copy with the language model's weights in another type."""
         if name not in self.models:
+            if name == "0.15b":
+                if not (CUSTOM / "config.json").exists():
+                    subprocess.run([BUILD / "tools" / "make_demo_model", CUSTOM, name], check=True)
+                return CUSTOM
             source = self.options.model_7b if name.startswith("7b-") else self.options.model
             if source is None:
                 sys.exit("this case needs --model-7b")
@@ -70,7 +108,9 @@ class Fastvlm:
         return self.models[name]
 
     def bench(self, side):
-        """The JSON that bench prints, with the time of a decoded token where that is measured."""
+        """The JSON that bench prints, with the time of a decoded token where that is measured; or a training step's."""
+        if side.measure == "step_ms":
+            return self.step(side)
         common = ["--threads", self.options.threads, "--image", self.options.image, "--prompt", self.options.prompt]
         counts = ["--runs", self.options.runs, "--tokens", DECODED if side.measure == "decode_ms" else 1]
         model = self.model(side.model)
@@ -105,12 +145,14 @@ class Fastvlm:
 class Worker:
     """A peer's process."""
 
-    def __init__(self, peer, options, prompt_tokens):
+    def __init__(self, peer, options, prompt_tokens, files=None):
         self.peer, self.prompt_tokens = peer, prompt_tokens
         names = {"PIXELS": str(options.cache / "pixels.npy"), "PROMPT_TOKENS": prompt_tokens, "DECODED": DECODED}
         self.request = {"run": peer.run, "arguments": [names.get(a, a) for a in peer.arguments]}
         spec = {**peer.spec, "threads": options.threads, "model": str(options.model), "cache": str(options.cache)}
         spec["side"] = options.side
+        if files:
+            spec.update(files)
         line = [sys.executable, HERE / "worker.py", json.dumps(spec)]
         log = open(options.cache / "peers.log", "a")
         self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -175,8 +217,10 @@ def highest(before, now):
 
 
 def measure(case, ours, options):
-    prompt_tokens = ours.bench(case.ours[0])["prompt_tokens"]  # warms the files up, too
-    features = None
+    first = ours.bench(case.ours[0])  # warms the files up, too
+    prompt_tokens, features, files = first.get("prompt_tokens"), None, None
+    if case.ours[0].measure == "step_ms":
+        _, files = ours.training(case.ours[0].model)
     if any(peer.arguments == ["PIXELS"] for peer in case.peers):
         pixels, features = ours.trace()
         np.save(options.cache / "pixels.npy", pixels)
@@ -185,7 +229,7 @@ def measure(case, ours, options):
     workers = []
     try:
         for peer in case.peers:
-            worker = Worker(peer, options, prompt_tokens)
+            worker = Worker(peer, options, prompt_tokens, files)
             workers.append(worker)
             off = worker.warm_up(options, features)
             sides[peer.label] = {"ours": False, "ms": [], **worker.about, "relative_l2": off}

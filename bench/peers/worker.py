@@ -22,6 +22,10 @@ def open_peer(spec):
         import torch_language_peer
 
         return torch_language_peer.OneVision(threads, spec["precision"])
+    if name == "pytorch-training":
+        import torch_training_peer
+
+        return torch_training_peer.Peer(spec["hf"], spec["labels"], threads, spec["mode"])
     checkpoint, cache = Checkpoint(spec["model"]), pathlib.Path(spec["cache"])
     if name == "pytorch-language":
         import torch_language_peer
