@@ -10,26 +10,6 @@
 
 #define RUN 16384 /* elements of a task */
 
-static float derivative(fvlm_activation activation, float x)
-{
-    float s;
-    switch (activation) {
-    case FVLM_ACTIVATION_GELU: /* Phi(x) + x phi(x) */
-        return 0.5f * (1.0f + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
-    case FVLM_ACTIVATION_RELU:
-        return x > 0 ? 1 : 0;
-    case FVLM_ACTIVATION_SILU:
-        s = 1.0f / (1.0f + expf(-x));
-        return s * (1.0f + x * (1.0f - s));
-    case FVLM_ACTIVATION_SIGMOID:
-        s = 1.0f / (1.0f + expf(-x));
-        return s * (1.0f - s);
-    case FVLM_ACTIVATION_NONE:
-        break;
-    }
-    return 1;
-}
-
 struct element_job {
     fvlm_activation activation;
     const float *x, *up, *dy;
@@ -62,8 +42,8 @@ static void run_activate_backward(void *argument, size_t index, int thread)
     (void)thread;
     const struct element_job *job = argument;
     size_t first = index * RUN;
-    for (size_t i = first; i < run_end(first, job->count); i++)
-        job->dx[i] = job->dy[i] * derivative(job->activation, job->x[i]);
+    fvlm_row_kernels_select()->activate_backward(job->activation, job->x + first, job->dy + first,
+                                                 run_end(first, job->count) - first, job->dx + first);
 }
 
 void fvlm_activate_backward(fvlm_pool *pool, fvlm_activation activation, const float *x, const float *dy, size_t count,
@@ -92,11 +72,8 @@ static void run_swiglu_backward(void *argument, size_t index, int thread)
     (void)thread;
     const struct element_job *job = argument;
     size_t first = index * RUN;
-    for (size_t i = first; i < run_end(first, job->count); i++) {
-        float gate = job->x[i], up = job->up[i], dy = job->dy[i], s = 1.0f / (1.0f + expf(-gate));
-        job->dup[i] = dy * gate * s;
-        job->dx[i] = dy * up * s * (1.0f + gate * (1.0f - s));
-    }
+    fvlm_row_kernels_select()->swiglu_backward(job->x + first, job->up + first, job->dy + first,
+                                               run_end(first, job->count) - first, job->dx + first, job->dup + first);
 }
 
 void fvlm_swiglu_backward(fvlm_pool *pool, const float *gate, const float *up, const float *dy, size_t count,
@@ -138,7 +115,7 @@ static void run_scale_gelu_row(void *argument, size_t row, int thread)
     const float *x = job->x + row * job->c, *dy = job->dy + row * job->c;
     float *dx = job->dx + row * job->c;
     for (size_t k = 0; k < job->c; k++)
-        dx[k] = dy[k] * derivative(FVLM_ACTIVATION_GELU, x[k] * job->scale[k]);
+        dx[k] = dy[k] * fvlm_derivative_one(FVLM_ACTIVATION_GELU, x[k] * job->scale[k]);
 }
 
 void fvlm_scale_gelu_backward(fvlm_pool *pool, const float *x, size_t m, size_t c, const float *scale, const float *dy,

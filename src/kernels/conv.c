@@ -56,7 +56,26 @@ static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t
     }
 }
 
-const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise, stem_row};
+static void depthwise_weights(const fvlm_depthwise *conv, const float *x, const float *dy, size_t row, size_t first,
+                              size_t count, float *sums)
+{
+    size_t kernel = conv->kernel, stride = conv->stride, pad = kernel / 2, inputs = conv->channels / conv->multiplier;
+    size_t width = (conv->width + stride - 1) / stride, top, bottom, left, right;
+    fvlm_conv_taps(row, kernel, stride, conv->height, &top, &bottom);
+    for (size_t column = 0; column < width; column++) {
+        const float *gradient = dy + (row * width + column) * conv->channels + first;
+        fvlm_conv_taps(column, kernel, stride, conv->width, &left, &right);
+        for (size_t i = top; i < bottom; i++)
+            for (size_t j = left; j < right; j++) {
+                const float *in = x + ((row * stride + i - pad) * conv->width + column * stride + j - pad) * inputs;
+                float *sum = sums + (i * kernel + j) * FVLM_CONV_CHANNELS;
+                for (size_t c = 0; c < count; c++)
+                    sum[c] += in[(first + c) / conv->multiplier] * gradient[c];
+            }
+    }
+}
+
+const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise, stem_row, depthwise_weights};
 
 const fvlm_conv_kernels *fvlm_conv_kernels_select(void)
 {

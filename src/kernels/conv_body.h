@@ -21,7 +21,14 @@ typedef struct fvlm_conv_kernels {
     void (*depthwise)(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area);
     /* y[columns, channels]: output row `row` from `column` on. */
     void (*stem_row)(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t column, size_t columns, float *y);
+    /* sums[kernel * kernel, FVLM_CONV_CHANNELS] += what output row `row` adds to the weights' gradients, of `count` of
+     * those channels from `first` on. */
+    void (*depthwise_weights)(const fvlm_depthwise *conv, const float *x, const float *dy, size_t row, size_t first,
+                              size_t count, float *sums);
 } fvlm_conv_kernels;
+
+/* Channels of a task of the weights' gradients: two cache lines of each place. */
+#define FVLM_CONV_CHANNELS 32
 
 extern const fvlm_conv_kernels fvlm_conv_kernels_reference, fvlm_conv_kernels_avx2, fvlm_conv_kernels_avx512,
     fvlm_conv_kernels_neon, fvlm_conv_kernels_wasm; /* those of this build's architecture exist */

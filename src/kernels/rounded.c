@@ -160,8 +160,8 @@ static void unpack_bf16(const fvlm_matrix *w, size_t row, size_t rows, char *pan
         }
         memset(units, 0, sizeof units);
         for (size_t i = 0; i < rows; i++) {
-            fvlm_matrix_values(w, row + i, k, cols, values);
-            kernels->round(FVLM_PACKED_BF16, values, cols, units[i], NULL, NULL, 0);
+            const float *own = fvlm_matrix_floats(w, row + i, k, cols, values);
+            kernels->round(FVLM_PACKED_BF16, own, cols, units[i], NULL, NULL, 0);
         }
         kernels->interleave(units[0], sizeof units[0], pairs, panel);
     }

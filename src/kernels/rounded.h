@@ -15,6 +15,15 @@ bool fvlm_rounded_fits(const fvlm_matrix *w, size_t m);
 void fvlm_rounded_linear(fvlm_pool *pool, const fvlm_linear_part *parts, size_t count, const float *x, size_t m,
                          size_t x_stride);
 
+/* Elements col .. col + count of a row of W as floats: where they lie, or converted into own[count]. */
+static inline const float *fvlm_matrix_floats(const fvlm_matrix *w, size_t row, size_t col, size_t count, float *own)
+{
+    if (w->type == FVLM_F32)
+        return (const float *)w->data + row * w->cols + col;
+    fvlm_matrix_values(w, row, col, count, own);
+    return own;
+}
+
 /* y[m, n] = A B, or that added to y, with both rounded to bf16. A[m, k] are rows of a, or its columns where it is
  * `turned`: a[k, m]. B[k, n] are the first columns of the k rows of b; of grouped types n is a multiple of 32. m, n and
  * k are at least 1. */

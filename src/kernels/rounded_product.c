@@ -80,8 +80,8 @@ static const uint16_t *row_of(const struct job *job, size_t row, size_t column, 
     float values[COLUMNS];
     if (b->type == FVLM_BF16)
         return (const uint16_t *)b->data + row * b->cols + column;
-    fvlm_matrix_values(b, row, column, columns, values);
-    job->kernels->round(FVLM_PACKED_BF16, values, columns, (uint8_t *)own, NULL, NULL, 0);
+    job->kernels->round(FVLM_PACKED_BF16, fvlm_matrix_floats(b, row, column, columns, values), columns, (uint8_t *)own,
+                        NULL, NULL, 0);
     return own;
 }
 

@@ -16,6 +16,21 @@ static void swiglu(const float *gate, const float *up, size_t count, float *y)
         y[i] = fvlm_activate_one(FVLM_ACTIVATION_SILU, gate[i]) * up[i];
 }
 
+static void activate_backward(fvlm_activation activation, const float *x, const float *dy, size_t count, float *dx)
+{
+    for (size_t i = 0; i < count; i++)
+        dx[i] = dy[i] * fvlm_derivative_one(activation, x[i]);
+}
+
+static void swiglu_backward(const float *gate, const float *up, const float *dy, size_t count, float *dgate, float *dup)
+{
+    for (size_t i = 0; i < count; i++) {
+        float g = gate[i], u = up[i], d = dy[i], s = fvlm_activate_one(FVLM_ACTIVATION_SIGMOID, g);
+        dup[i] = d * g * s;
+        dgate[i] = d * u * s * (1.0f + g * (1.0f - s));
+    }
+}
+
 static float exponentials(float *x, size_t count, float scale)
 {
     float largest = -INFINITY, sum = 0;
@@ -81,8 +96,9 @@ static void add_scaled(const float *x, size_t count, float factor, float *y)
         y[i] += factor * x[i];
 }
 
-const fvlm_row_kernels fvlm_row_kernels_reference = {activate, swiglu,     exponentials, scale, layer_norm,
-                                                     rms_norm, scale_gelu, add,          dot,   add_scaled};
+const fvlm_row_kernels fvlm_row_kernels_reference = {
+    activate, swiglu, activate_backward, swiglu_backward, exponentials, scale, layer_norm, rms_norm, scale_gelu,
+    add,      dot,    add_scaled};
 
 const fvlm_row_kernels *fvlm_row_kernels_select(void)
 {

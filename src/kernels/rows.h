@@ -7,6 +7,10 @@
 typedef struct fvlm_row_kernels {
     void (*activate)(fvlm_activation activation, const float *x, size_t count, float *y);
     void (*swiglu)(const float *gate, const float *up, size_t count, float *y);
+    /* As fvlm_activate_backward and fvlm_swiglu_backward. */
+    void (*activate_backward)(fvlm_activation activation, const float *x, const float *dy, size_t count, float *dx);
+    void (*swiglu_backward)(const float *gate, const float *up, const float *dy, size_t count, float *dgate,
+                            float *dup);
     /* x[count] = exp(scale x - max) and their sum, with max the largest scale x */
     float (*exponentials)(float *x, size_t count, float scale);
     void (*scale)(float *x, size_t count, float factor);

@@ -19,7 +19,8 @@ BAR = 1e-4  # relative L2
 LOSS_BAR = 1e-4
 BF16_BAR = 0.05
 BF16_LOSS_BAR = 1e-2
-NORM_BAR = 1e-3
+# In the set of this folder rounding grows to a thousandth by the tenth step: plain C and AVX2 end on two sides of it.
+NORM_BAR = 1e-3 if SHARED else 3e-3
 # Keys' biases hardly change what a layer does, in the slow rotary dimensions not at all: those gradients are rounding,
 # which AdamW makes as large as any other step. PyTorch's own float32 steps end 1.3e-4 from its float64 ones.
 KEY_BIAS_BAR = 5e-4

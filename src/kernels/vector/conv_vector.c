@@ -220,4 +220,55 @@ static void stem_row(const fvlm_stem *conv, const uint8_t *x, size_t row, size_t
         stem_pixels(conv, x, row, column, 1, y);
 }
 
-const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise, stem_row};
+/* One row of taps over a row of dy, for channels [c, c + n): the sums of the places that meet all taps stay in
+ * registers. x and dy point to the rows, sums[kernel, FVLM_CONV_CHANNELS] to channel c. */
+FVLM_INLINE void weights_taps(const fvlm_depthwise *conv, size_t kernel, const float *x, const float *dy, size_t c,
+                              size_t n, float *sums)
+{
+    size_t stride = conv->stride, pad = kernel / 2, inputs = conv->channels / conv->multiplier;
+    size_t width = (conv->width + stride - 1) / stride, left, right;
+    vf all[7];
+    FVLM_UNROLL
+    for (size_t j = 0; j < kernel; j++)
+        all[j] = vf_zero();
+    for (size_t column = 0; column < width; column++) {
+        vf gradient = load_input(dy + column * conv->channels, c, 1, n);
+        fvlm_conv_taps(column, kernel, stride, conv->width, &left, &right);
+        if (left == 0 && right == kernel) {
+            const float *in = x + (column * stride - pad) * inputs;
+            FVLM_UNROLL
+            for (size_t j = 0; j < kernel; j++)
+                all[j] = vf_fma(gradient, load_input(in + j * inputs, c, conv->multiplier, n), all[j]);
+            continue;
+        }
+        for (size_t j = left; j < right; j++) {
+            float *sum = sums + j * FVLM_CONV_CHANNELS;
+            vf in = load_input(x + (column * stride + j - pad) * inputs, c, conv->multiplier, n);
+            vf_store(sum, vf_fma(gradient, in, vf_load(sum)));
+        }
+    }
+    FVLM_UNROLL
+    for (size_t j = 0; j < kernel; j++)
+        vf_store(sums + j * FVLM_CONV_CHANNELS, vf_add(all[j], vf_load(sums + j * FVLM_CONV_CHANNELS)));
+}
+
+static void depthwise_weights(const fvlm_depthwise *conv, const float *x, const float *dy, size_t row, size_t first,
+                              size_t count, float *sums)
+{
+    size_t kernel = conv->kernel, stride = conv->stride, inputs = conv->channels / conv->multiplier, top, bottom;
+    size_t width = (conv->width + stride - 1) / stride;
+    fvlm_conv_taps(row, kernel, stride, conv->height, &top, &bottom);
+    for (size_t i = top; i < bottom; i++) {
+        const float *in = x + (row * stride + i - kernel / 2) * conv->width * inputs;
+        for (size_t done = 0; done < count; done += VF_LANES) {
+            size_t n = count - done < VF_LANES ? count - done : VF_LANES;
+            float *to = sums + i * kernel * FVLM_CONV_CHANNELS + done;
+            if (kernel == 3)
+                weights_taps(conv, 3, in, dy + row * width * conv->channels, first + done, n, to);
+            else
+                weights_taps(conv, 7, in, dy + row * width * conv->channels, first + done, n, to);
+        }
+    }
+}
+
+const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise, stem_row, depthwise_weights};

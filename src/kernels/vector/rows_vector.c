@@ -26,6 +26,24 @@ static void swiglu(const float *gate, const float *up, size_t count, float *y)
     }
 }
 
+static void activate_backward(fvlm_activation activation, const float *x, const float *dy, size_t count, float *dx)
+{
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        size_t n = lanes_at(i, count);
+        vf_store_n(dx + i, vf_mul(vf_load_n(dy + i, n), vf_derivative(activation, vf_load_n(x + i, n))), n);
+    }
+}
+
+static void swiglu_backward(const float *gate, const float *up, const float *dy, size_t count, float *dgate, float *dup)
+{
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        size_t n = lanes_at(i, count);
+        vf g = vf_load_n(gate + i, n), u = vf_load_n(up + i, n), d = vf_load_n(dy + i, n);
+        vf_store_n(dup + i, vf_mul(d, vf_silu(g)), n);
+        vf_store_n(dgate + i, vf_mul(vf_mul(d, u), vf_derivative(FVLM_ACTIVATION_SILU, g)), n);
+    }
+}
+
 static float exponentials(float *x, size_t count, float scale)
 {
     vf factor = vf_set(scale), largest = vf_set(-INFINITY), sum = vf_zero();
@@ -129,5 +147,6 @@ static void add_scaled(const float *x, size_t count, float factor, float *y)
     }
 }
 
-const fvlm_row_kernels FVLM_FOR_ISA(fvlm_row_kernels) = {activate, swiglu,     exponentials, scale, layer_norm,
-                                                         rms_norm, scale_gelu, add,          dot,   add_scaled};
+const fvlm_row_kernels FVLM_FOR_ISA(fvlm_row_kernels) = {
+    activate, swiglu, activate_backward, swiglu_backward, exponentials, scale, layer_norm, rms_norm, scale_gelu,
+    add,      dot,    add_scaled};
