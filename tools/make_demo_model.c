@@ -326,7 +326,7 @@ int main(int argc, char **argv)
     while (i < count && strcmp(models[i].name, name) != 0)
         i++;
     if (argc < 2 || argc > 3 || i == count) {
-        fprintf(stderr, "usage: %s FOLDER [demo|0.15b|0.5b|1.5b|7b]\n", argv[0]);
+        fprintf(stderr, "usage: %s FOLDER [demo|nano|0.15b|0.5b|1.5b|7b]\n", argv[0]);
         return 2;
     }
     fvlm_error error;
