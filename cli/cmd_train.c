@@ -16,6 +16,7 @@
 #include "fastvlm/train.h"
 #include "options.h"
 #include "output.h"
+#include "published_flags.h"
 #include "train_plan.h"
 
 static char **data, **folders, *weights, *output, *tune, *batch_norm, *schedule, *dump_path, *labels_path, *resume_from;
@@ -32,7 +33,7 @@ static int batch_size = 1, accumulation = 1, save_steps = 500, keep, bad_samples
 static int decay_all, no_shuffle, resume, quiet, as_json;
 static long long max_steps, warmup_steps, seed = 42;
 
-static char *objective;
+static char *objective, *projector_and_tower, *freeze_projector, *deepspeed, *save_strategy, *eval_strategy;
 
 #define PLANNED_TOKENS 1024 /* of a sample: a picture's 256 and some text */
 #define HIDDEN POPT_ARGFLAG_DOC_HIDDEN
@@ -46,6 +47,9 @@ static const struct poptOption table[] = {
     {"eval-data", '\0', POPT_ARG_ARGV, &eval_data, 0, "Samples to evaluate on during training; may be repeated",
      "FILE"},
     {"eval-steps", '\0', POPT_ARG_INT | DEFAULT, &eval_steps, 0, "Steps between evaluations", "N"},
+    {"eval-strategy", '\0', POPT_ARG_STRING, &eval_strategy, 0,
+     "When to evaluate: steps, epoch or no, which is at the end too (default: steps)", "NAME"},
+    {"evaluation-strategy", '\0', POPT_ARG_STRING | HIDDEN, &eval_strategy, 0, NULL, NULL},
     {"early-stopping-patience", '\0', POPT_ARG_INT, &patience, 0,
      "End after so many evaluations in a row without a better loss (default: never)", "N"},
     {"early-stopping-threshold", '\0', POPT_ARG_DOUBLE, &threshold, 0, "By which it has to be better (default: 0)",
@@ -61,6 +65,8 @@ static const struct poptOption table[] = {
      "What is learned: answers, or the samples' \"labels\", which teach the vision tower alone (default: answers)",
      "NAME"},
     {"tune-mm-mlp-adapter", '\0', POPT_ARG_STRING, &adapter_only, 0, "true: as --tune projector", "BOOL"},
+    {"tune-mm-mlp-and-vision-tower", '\0', POPT_ARG_STRING | HIDDEN, &projector_and_tower, 0, NULL, NULL},
+    {"freeze-mm-mlp-adapter", '\0', POPT_ARG_STRING | HIDDEN, &freeze_projector, 0, NULL, NULL},
     {"unfreeze-mm-vision-tower", '\0', POPT_ARG_STRING, &unfreeze_tower, 0, "true: the tower too", "BOOL"},
     {"freeze-backbone", '\0', POPT_ARG_STRING, &freeze_backbone, 0, "true: not the language model", "BOOL"},
     {"lora", '\0', POPT_ARG_STRING, &lora, 0, "true: train LoRA adapters of the language model, not its own weights",
@@ -102,6 +108,7 @@ static const struct poptOption table[] = {
     {"zero", '\0', POPT_ARG_INT, &zero, 0,
      "With mpirun, what ranks keep in shares: 1 the optimiser's state (default), 2 gradients too, 3 weights too",
      "STAGE"},
+    {"deepspeed", '\0', POPT_ARG_STRING | HIDDEN, &deepspeed, 0, NULL, NULL},
     {"plan", '\0', POPT_ARG_NONE, &plan, 0,
      "Print memory and traffic of such a run, of the published sizes or of --model, and stop; no data is needed", NULL},
     {"plan-ranks", '\0', POPT_ARG_STRING, &plan_ranks, 0, "For so many ranks (default: 1,2,4,8,16,32)", "LIST"},
@@ -113,6 +120,8 @@ static const struct poptOption table[] = {
      "true: the same, and all with pictures or all without", "BOOL"},
     {"max-bad-samples", '\0', POPT_ARG_INT | DEFAULT, &bad_samples, 0, "Broken samples to skip before giving up", "N"},
     {"save-steps", '\0', POPT_ARG_INT | DEFAULT, &save_steps, 0, "Steps between checkpoints; 0: none", "N"},
+    {"save-strategy", '\0', POPT_ARG_STRING, &save_strategy, 0,
+     "When checkpoints are written: steps, epoch or no (default: steps)", "NAME"},
     {"save-total-limit", '\0', POPT_ARG_INT | DEFAULT, &keep, 0, "Checkpoints to keep; 0: all", "N"},
     {"report-to", '\0', POPT_ARG_STRING, &report_to, 0,
      "tensorboard: event files in OUTPUT/runs; none (default: tensorboard)", "NAME"},
@@ -127,6 +136,7 @@ static const struct poptOption table[] = {
     {"model-name-or-path", '\0', POPT_ARG_STRING | HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"model-max-length", '\0', POPT_ARG_INT | HIDDEN, &cli_model.context, 0, NULL, NULL},
     {"version", '\0', POPT_ARG_STRING | HIDDEN, &cli_prompt.template_name, 0, NULL, NULL},
+    {NULL, '\0', POPT_ARG_INCLUDE_TABLE, cli_published_table, 0, NULL, NULL},
     CLI_MODEL_GROUP,
     CLI_PROMPT_GROUP,
     CLI_HELP_OPTION,
@@ -168,9 +178,11 @@ static bool read_bool(const char *option, const char *text, bool *value)
 
 static bool read_parts(fvlm_train_options *train)
 {
-    bool only_projector = false, vision = false, backbone = false;
+    bool only_projector = false, vision = false, backbone = false, both = false, no_projector = false;
     if (!read_bool("tune-mm-mlp-adapter", adapter_only, &only_projector) ||
         !read_bool("unfreeze-mm-vision-tower", unfreeze_tower, &vision) ||
+        !read_bool("tune-mm-mlp-and-vision-tower", projector_and_tower, &both) ||
+        !read_bool("freeze-mm-mlp-adapter", freeze_projector, &no_projector) ||
         !read_bool("freeze-backbone", freeze_backbone, &backbone))
         return false;
     bool adapters = false;
@@ -182,12 +194,12 @@ static bool read_parts(fvlm_train_options *train)
         cli_usage_error(&usage, "--lora-r is %d; it has to be at least 1", lora_rank);
         return false;
     }
-    train->tune_vision = vision || train->classify;
-    train->tune_projector = !train->classify;
-    train->tune_llm = !train->classify && !only_projector && !backbone;
+    train->tune_vision = vision || both || train->classify;
+    train->tune_projector = !train->classify && !no_projector;
+    train->tune_llm = !train->classify && !only_projector && !both && !backbone;
     if (!tune)
         return true;
-    if (adapter_only || unfreeze_tower || freeze_backbone) {
+    if (adapter_only || unfreeze_tower || freeze_backbone || projector_and_tower || freeze_projector) {
         cli_usage_error(&usage, "--tune says it all: leave the published script's flags for it out");
         return false;
     }
@@ -227,6 +239,19 @@ static bool read_weights(size_t count, double **values)
         at = end + 1;
     }
     return list != NULL;
+}
+
+/* A strategy of transformers' trainer, as the steps between two: 0 never, -1 an epoch. */
+static bool read_strategy(const char *option, const char *name, int *steps)
+{
+    static const char *const names[] = {"no", "epoch", "steps"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(name ? name : "steps", names[i]) == 0) {
+            *steps = i < 2 ? -i : *steps;
+            return true;
+        }
+    cli_usage_error(&usage, "--%s '%s' is none of steps, epoch, no", option, name);
+    return false;
 }
 
 static bool read_schedule(fvlm_schedule *value)
@@ -277,6 +302,8 @@ static bool wants_to_stop(void *user)
 static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **list)
 {
     fvlm_train_defaults(train);
+    if (!cli_published_check(&usage) || (deepspeed && !cli_deepspeed_stage(&usage, deepspeed, &zero)))
+        return false;
     train->ranks = ranks;
     train->zero = zero ? zero : 1;
     train->stop = wants_to_stop;
@@ -333,7 +360,8 @@ static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **
                 read_bool("group-by-length", group_length, &train->group_by_length) &&
                 read_bool("group-by-modality-length", group_modality, &train->group_by_modality) && read_parts(train) &&
                 read_schedule(&train->schedule) && read_optimiser(&train->eight_bits) &&
-                read_weights(train->data_count, list);
+                read_strategy("save-strategy", save_strategy, &save_steps) &&
+                read_strategy("eval-strategy", eval_strategy, &eval_steps) && read_weights(train->data_count, list);
     train->weights = *list;
     return fine;
 }
@@ -455,6 +483,14 @@ static void draw(const fvlm_train_progress *p, double seconds, double remaining)
               seconds > 0 ? (double)p->tokens / seconds : 0, (int)(remaining / 60), (int)remaining % 60);
 }
 
+/* Whether something is due after this step that is done every `steps` steps, or with -1 whenever an epoch ends. */
+static bool is_due(int steps, const fvlm_train_progress *progress, double epoch_before)
+{
+    if (steps < 0)
+        return floor(progress->epoch) > floor(epoch_before);
+    return steps > 0 && progress->step % steps == 0;
+}
+
 static fvlm_status evaluate(fvlm_trainer *trainer, fvlm_ranks *ranks, const struct records *records,
                             fvlm_train_progress *progress, fvlm_error *error)
 {
@@ -478,7 +514,7 @@ static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, const struct re
     double start_ms = fvlm_clock_ms(), drawn_ms = 0;
     fvlm_status status = FVLM_OK;
     while (status == FVLM_OK && progress->step < progress->steps && !progress->stopped && !progress->early) {
-        double step_ms = fvlm_clock_ms();
+        double step_ms = fvlm_clock_ms(), epoch = progress->epoch;
         status = fvlm_trainer_step(trainer, progress, error);
         if (status)
             break;
@@ -490,9 +526,9 @@ static fvlm_status run(fvlm_trainer *trainer, fvlm_ranks *ranks, const struct re
             drawn_ms = now;
         }
         bool last = progress->step == progress->steps;
-        if (status == FVLM_OK && eval_data && (last || (eval_steps > 0 && progress->step % eval_steps == 0)))
+        if (status == FVLM_OK && eval_data && (last || is_due(eval_steps, progress, epoch)))
             status = evaluate(trainer, ranks, records, progress, error);
-        bool due = save_steps > 0 && progress->step % save_steps == 0;
+        bool due = is_due(save_steps, progress, epoch);
         if (status == FVLM_OK && (due || (progress->stopped && !last)))
             status = fvlm_trainer_save(trainer, error);
     }
@@ -599,6 +635,7 @@ int cmd_train(int argc, const char **argv)
     fvlm_error error;
     fvlm_ranks *ranks = NULL;
     take_underscores(argc, argv);
+    cli_published_prepare();
     if (fvlm_ranks_open(&ranks, &error))
         return cli_fail(&error);
     if (fvlm_ranks_index(ranks) > 0)

@@ -550,3 +550,81 @@ def test_stopping_early(fastvlm, write, tmp_path):
     assert (again["step"], [step for step, _ in evaluations(tmp_path / "again")]) == (8, [6, 8])
     assert fastvlm(*arguments(data, out, *run, "--resume")).json["step"] == 8
     fastvlm(*arguments(data, out, "--early-stopping-patience", "3")).failed(2, "evaluate")
+
+
+# Recipes, and the published scripts' flags.
+
+RECIPES = sorted((GOLDEN.parents[1] / "recipes").glob("*.sh"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=[path.stem for path in RECIPES])
+def test_recipes_start(recipe, write, tmp_path):
+    """One step each; the learning rate and what is trained are in the files."""
+    out = tmp_path / "out"
+    program = " ".join(map(str, [*WRAPPER, BUILD / "fastvlm"]))
+    run = subprocess.run([recipe, MODEL, write(SAMPLES[:3]), IMAGES, out, "--max-steps", "2", "--save-steps", "1"],
+                         env={**os.environ, "FASTVLM": program, "LAUNCHER": "env", "RANKS": "64"}, capture_output=True,
+                         timeout=120 * SLOWNESS)
+    assert run.returncode == 0, run.stderr.decode()
+    assert [entry["step"] for entry in log(out)] == [1, 2]
+    assert (out / ("adapter_config.json" if "lora" in recipe.stem else "model.safetensors")).exists()
+
+
+def test_every_recipe_is_there():
+    assert {path.stem for path in RECIPES} == {"stage1", "stage1_5", "stage2", "stage3", "lora", "lora_small", "cluster"}
+
+
+PUBLISHED = ["--vision_tower", "mobileclip_l_1024", "--mm_projector_type", "mlp2x_gelu", "--mm_vision_select_layer", "-2",
+             "--mm_use_im_start_end", "False", "--mm_use_im_patch_token", "False", "--image_aspect_ratio", "pad",
+             "--per_device_eval_batch_size", "4", "--tf32", "True", "--dataloader_num_workers", "4", "--lazy_preprocess",
+             "True", "--logging_steps", "1", "--bits", "16", "--report_to", "none", "--optim", "adamw_torch"]
+
+
+def test_flags_that_decide_nothing_are_named(fastvlm, write, tmp_path):
+    run = arguments(write(SAMPLES[:3]), tmp_path / "out", "--max_steps", "1", "--evaluation_strategy", "no",
+                    "--save_strategy", "no")
+    result = fastvlm(*run, *PUBLISHED)
+    assert result.code == 0 and "passed by: --vision-tower --mm-vision-select-layer" in result.err, result.err
+    fastvlm(*run, "--mm_use_im_start_end", "True").failed(2, "--mm-use-im-start-end True")
+    fastvlm(*run, "--bits", "4").failed(2, "quantise")
+    fastvlm(*run, "--pretrain_mm_mlp_adapter", "mm_projector.bin").failed(2, "stage 1")
+    fastvlm(*run, "--report_to", "wandb").failed(2, "tensorboard")
+
+
+def test_published_parts(fastvlm, write, tmp_path):
+    """What changes under each of the script's switches."""
+    data, before = write(SAMPLES[:3]), {}
+    for path in MODEL.glob("*.safetensors"):
+        before.update(read_all(path))
+    for flags, parts in ((["--tune_mm_mlp_adapter", "True"], {"projector"}),
+                         (["--tune_mm_mlp_and_vision_tower", "True"], {"projector", "vision"}),
+                         (["--freeze_mm_mlp_adapter", "True"], {"llm"}),
+                         (["--freeze_backbone", "True", "--unfreeze_mm_vision_tower", "True"], {"projector", "vision"})):
+        out = tmp_path / "out"
+        assert fastvlm(*arguments(data, out, "--lr", "1e-2", "--max-steps", "2", "--batch-size", "3", *flags)).code == 0
+        after = read_all(out / "model.safetensors")
+        changed = {"projector" if "mm_projector" in name else "vision" if "vision_tower" in name else "llm"
+                   for name in before if not np.array_equal(before[name], after[name])}
+        assert changed == parts, flags
+
+
+def test_strategies(fastvlm, write, tmp_path):
+    data = write(SAMPLES)
+    run = ["--batch-size", "2", "--epochs", "3", "--tune", "projector", "--eval-data", data]
+    assert fastvlm(*arguments(data, tmp_path / "a", *run, "--save-strategy", "epoch", "--eval-strategy", "epoch")).code == 0
+    assert sorted(path.name for path in (tmp_path / "a").glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (3, 6, 9)]
+    assert [step for step, _ in evaluations(tmp_path / "a")] == [3, 6, 9]
+    assert fastvlm(*arguments(data, tmp_path / "b", *run, "--save-strategy", "no", "--eval-strategy", "no")).code == 0
+    assert list((tmp_path / "b").glob("checkpoint-*")) == [] and [step for step, _ in evaluations(tmp_path / "b")] == [9]
+    fastvlm(*arguments(data, tmp_path / "c", *run, "--save-strategy", "x")).failed(2, "--save-strategy")
+
+
+def test_a_configuration_of_deepspeed(fastvlm, write, tmp_path):
+    data, config = write(SAMPLES[:1]), tmp_path / "zero.json"
+    run = arguments(data, tmp_path / "out", "--max-steps", "1", "--tune", "projector", "--deepspeed", config)
+    config.write_text('{"zero_optimization": {"stage": 3, "overlap_comm": true}}')
+    assert fastvlm(*run).code == 0
+    assert fastvlm(*run, "--plan", "--plan-ranks", "4", "--json").json["plan"][0]["zero"] == 3
+    for text, words in (("{}", "no stage"), ("{", "line 1"), ('{"zero_optimization": {"stage": 4}}', "no stage")):
+        config.write_text(text)
+        fastvlm(*run).failed(2, "--deepspeed", words)
