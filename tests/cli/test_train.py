@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -628,3 +629,47 @@ def test_a_configuration_of_deepspeed(fastvlm, write, tmp_path):
     for text, words in (("{}", "no stage"), ("{", "line 1"), ('{"zero_optimization": {"stage": 4}}', "no stage")):
         config.write_text(text)
         fastvlm(*run).failed(2, "--deepspeed", words)
+
+
+# Full disks.
+
+
+def bytes_of(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.99])
+def test_a_full_disk_keeps_the_last_checkpoint(whole, part, fastvlm, tmp_path):
+    """A limit on files stands for a full disk: the largest of the new checkpoint does not fit."""
+    data, out = whole
+    new = tmp_path / "out"
+    new.mkdir()
+    shutil.copytree(out / "checkpoint-4", new / "checkpoint-4")
+    limit = int(part * (out / "checkpoint-4" / "optimizer.safetensors").stat().st_size)
+    run = arguments(data, new, *RUN, "--resume", "--report-to", "none")
+    result = fastvlm(*run, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    result.failed(1, "checkpoint-6")
+    assert sorted(path.name for path in new.glob("checkpoint-*")) == ["checkpoint-4"]
+    assert bytes_of(new / "checkpoint-4") == bytes_of(out / "checkpoint-4")
+    assert fastvlm(*run).code == 0
+    assert weights(new) == weights(out)
+
+
+def test_a_full_file_system(whole, fastvlm, tmp_path):
+    """One that has room for one checkpoint and a half; older ones go first where only the newest is kept."""
+    data, out = whole
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = int(1.5 * bytes_of(out / "checkpoint-4"))
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)],
+                                           stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("only root can make a small disk")
+    try:
+        run = arguments(data, disk / "out", *RUN)
+        fastvlm(*run).failed(1, "checkpoint-4")
+        assert [path.name for path in (disk / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+        again = tmp_path / "again"
+        assert fastvlm(*arguments(data, again, *RUN, "--resume-from", disk / "out" / "checkpoint-2")).code == 0
+        assert weights(again) == weights(out)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
