@@ -19,6 +19,9 @@
 #endif
 #define FEW_PIXELS 2
 
+#define CACHE_LINE 16 /* floats */
+#define PREFETCHED 64 /* input channels that are fetched together */
+
 /* What an input pixel gives to outputs [c, c + n): channel o of the output reads channel o / multiplier, 1 or 2. */
 FVLM_INLINE vf load_input(const float *pixel, size_t c, size_t multiplier, size_t n)
 {
@@ -112,15 +115,20 @@ FVLM_INLINE void depthwise_lines(struct patch *patch, const fvlm_conv_area *area
 {
     float *y = area->y + (patch->row - area->row) * area->line_stride;
     size_t end = area->column + area->columns;
-    for (size_t pixels; patch->column < end; patch->column += pixels, y += pixels * area->y_stride) {
+    for (size_t pixels; patch->column < end; patch->column += pixels) {
         size_t left = end - patch->column;
-        pixels = left >= PIXELS ? PIXELS : left >= FEW_PIXELS ? FEW_PIXELS : 1;
-        if (left >= PIXELS)
-            depthwise_patch(patch, kernel, stride, multiplier, rows, PIXELS, y, area->y_stride, area->line_stride);
-        else if (left >= FEW_PIXELS)
-            depthwise_patch(patch, kernel, stride, multiplier, rows, FEW_PIXELS, y, area->y_stride, area->line_stride);
+        /* What is left may go back over some places that are done: that is quicker than a few at a time. */
+        if (left < PIXELS && area->columns >= PIXELS)
+            patch->column = end - PIXELS;
+        float *out = y + (patch->column - area->column) * area->y_stride;
+        pixels = area->columns >= PIXELS ? PIXELS : left >= FEW_PIXELS ? FEW_PIXELS : 1;
+        if (pixels == PIXELS)
+            depthwise_patch(patch, kernel, stride, multiplier, rows, PIXELS, out, area->y_stride, area->line_stride);
+        else if (pixels == FEW_PIXELS)
+            depthwise_patch(patch, kernel, stride, multiplier, rows, FEW_PIXELS, out, area->y_stride,
+                            area->line_stride);
         else
-            depthwise_patch(patch, kernel, stride, multiplier, rows, 1, y, area->y_stride, area->line_stride);
+            depthwise_patch(patch, kernel, stride, multiplier, rows, 1, out, area->y_stride, area->line_stride);
     }
 }
 
@@ -139,12 +147,28 @@ FVLM_INLINE void depthwise_channels(const fvlm_depthwise *conv, const float *x, 
     }
 }
 
+/* Fetch what an area reads of input channels from `c` on: as channels are the outermost loop, the processor does not
+ * see that each place's next cache lines will be wanted soon. The first line is wanted at once. */
+FVLM_INLINE void prefetch(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area, size_t kernel,
+                          size_t stride, size_t inputs, size_t c)
+{
+    size_t pad = kernel / 2, top = area->row * stride, left = area->column * stride;
+    size_t bottom = top + (area->rows - 1) * stride + pad, right = left + (area->columns - 1) * stride + pad;
+    for (size_t row = top < pad ? 0 : top - pad; row <= bottom && row < conv->height; row++)
+        for (size_t column = left < pad ? 0 : left - pad; column <= right && column < conv->width; column++)
+            for (size_t i = c + CACHE_LINE; i < c + PREFETCHED && i < inputs; i += CACHE_LINE)
+                __builtin_prefetch(x + (row * conv->width + column) * inputs + i, 0, 2);
+}
+
 FVLM_INLINE void depthwise_shape(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area, size_t kernel,
                                  size_t stride, size_t multiplier)
 {
     size_t channels = conv->channels, c = 0;
-    for (; c + VF_LANES <= channels; c += VF_LANES)
+    for (; c + VF_LANES <= channels; c += VF_LANES) {
+        if (c / multiplier % PREFETCHED == 0)
+            prefetch(conv, x, area, kernel, stride, channels / multiplier, c / multiplier);
         depthwise_channels(conv, x, area, kernel, stride, multiplier, c, VF_LANES);
+    }
     if (c < channels)
         depthwise_channels(conv, x, area, kernel, stride, multiplier, c, channels - c);
 }
