@@ -58,16 +58,14 @@ static void run_one(void *argument, size_t index, int thread)
     const float *q = a->q + query * a->q_stride + head * dim;
     const float *k = key_value_head(a, a->k, head), *v = key_value_head(a, a->v, head);
     float *scores = job->workspace + (size_t)thread * job->floats, *out = a->out + query * a->out_stride + head * dim;
-    for (size_t i = 0; i < keys; i++)
-        scores[i] = job->rows->dot(q, k + i * a->k_stride, dim);
+    job->rows->dots(q, dim, k, a->k_stride, keys, scores);
     for (size_t i = 0; i < tail; i++)
-        scores[keys + i] = job->rows->dot(q, k + (size_t)rows[i] * a->k_stride, dim);
+        job->rows->dots(q, dim, k + (size_t)rows[i] * a->k_stride, 0, 1, scores + keys + i);
     float sum = job->rows->exponentials(scores, keys + tail, a->scale);
     memset(out, 0, dim * sizeof *out);
-    for (size_t i = 0; i < keys; i++)
-        job->rows->add_scaled(v + i * a->v_stride, dim, scores[i], out);
+    job->rows->add_scaled(v, a->v_stride, keys, dim, scores, out);
     for (size_t i = 0; i < tail; i++)
-        job->rows->add_scaled(v + (size_t)rows[i] * a->v_stride, dim, scores[keys + i], out);
+        job->rows->add_scaled(v + (size_t)rows[i] * a->v_stride, 0, 1, dim, scores + keys + i, out);
     job->rows->scale(out, dim, 1.0f / sum);
 }
 

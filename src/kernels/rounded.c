@@ -147,11 +147,11 @@ static void prepare_task(void *argument, size_t index, int thread)
 /* A panel of W in bf16, as of fvlm_packed: some columns of its rows at a time. */
 static void unpack_bf16(const fvlm_matrix *w, size_t row, size_t rows, char *panel)
 {
-    enum { COLS = 256 };
+    enum { COLS = 256, VECTOR = 32 }; /* columns: at a time, and of the widest vector */
     const fvlm_packed_kernels *kernels = fvlm_packed_kernels_select();
     _Alignas(FVLM_ALIGN) uint8_t units[FVLM_PACKED_PANEL][COLS * 2];
     float values[COLS];
-    bool direct = w->type == FVLM_BF16 && rows == FVLM_PACKED_PANEL && w->cols % COLS == 0;
+    bool direct = w->type == FVLM_BF16 && rows == FVLM_PACKED_PANEL && w->cols % VECTOR == 0;
     for (size_t k = 0; k < w->cols; k += COLS, panel += COLS * 2 * FVLM_PACKED_PANEL) {
         size_t cols = least(COLS, w->cols - k), pairs = divide_up(cols, 2);
         if (direct) {

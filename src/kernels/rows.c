@@ -82,23 +82,25 @@ static void add(const float *x, size_t c, float *y)
         y[i] += x[i];
 }
 
-static float dot(const float *a, const float *b, size_t count)
+static void dots(const float *x, size_t c, const float *rows, size_t stride, size_t count, float *y)
 {
-    float sum = 0;
-    for (size_t i = 0; i < count; i++)
-        sum += a[i] * b[i];
-    return sum;
+    for (size_t i = 0; i < count; i++) {
+        y[i] = 0;
+        for (size_t k = 0; k < c; k++)
+            y[i] += x[k] * rows[i * stride + k];
+    }
 }
 
-static void add_scaled(const float *x, size_t count, float factor, float *y)
+static void add_scaled(const float *rows, size_t stride, size_t count, size_t c, const float *factors, float *y)
 {
     for (size_t i = 0; i < count; i++)
-        y[i] += factor * x[i];
+        for (size_t k = 0; k < c; k++)
+            y[k] += factors[i] * rows[i * stride + k];
 }
 
 const fvlm_row_kernels fvlm_row_kernels_reference = {
     activate, swiglu, activate_backward, swiglu_backward, exponentials, scale, layer_norm, rms_norm, scale_gelu,
-    add,      dot,    add_scaled};
+    add,      dots,   add_scaled};
 
 const fvlm_row_kernels *fvlm_row_kernels_select(void)
 {

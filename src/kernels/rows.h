@@ -19,9 +19,10 @@ typedef struct fvlm_row_kernels {
     void (*scale_gelu)(const float *x, size_t c, const float *scale, float *y);
     /* y[c] += x[c] */
     void (*add)(const float *x, size_t c, float *y);
-    float (*dot)(const float *a, const float *b, size_t count);
-    /* y[count] += factor x[count] */
-    void (*add_scaled)(const float *x, size_t count, float factor, float *y);
+    /* y[count] = rows[count, c] x[c], rows `stride` floats apart. */
+    void (*dots)(const float *x, size_t c, const float *rows, size_t stride, size_t count, float *y);
+    /* y[c] += the sum of factors[count] rows[count, c], row after row. */
+    void (*add_scaled)(const float *rows, size_t stride, size_t count, size_t c, const float *factors, float *y);
 } fvlm_row_kernels;
 
 extern const fvlm_row_kernels fvlm_row_kernels_reference, fvlm_row_kernels_avx2, fvlm_row_kernels_avx512,

@@ -140,21 +140,32 @@ static void check_table(void)
     size_t count = harness_between(1, 300);
     float *a = harness_floats(count, 1), *b = harness_floats(count, 1), factor = harness_normal();
     float *y = harness_output(count), *expected = harness_output(count);
-    float product = 0;
-    double exact = 0;
-    for (size_t i = 0; i < count; i++)
-        exact += (double)a[i] * b[i];
+    size_t rows = harness_between(1, 40), stride = count + harness_between(0, 5);
+    float *many = harness_floats((rows - 1) * stride + count, 1), *factors = harness_floats(rows, 1);
+    float *products = harness_output(rows), *exact = harness_output(rows), *sums = harness_output(count);
+    for (size_t r = 0; r < rows; r++) {
+        double sum = 0;
+        for (size_t i = 0; i < count; i++)
+            sum += (double)a[i] * many[r * stride + i];
+        exact[r] = (float)sum;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double sum = b[i];
+        for (size_t r = 0; r < rows; r++)
+            sum += (double)factors[r] * many[r * stride + i];
+        sums[i] = (float)sum;
+    }
     HARNESS_LEVELS(level)
     {
         const fvlm_row_kernels *kernels = fvlm_row_kernels_select();
-        product = kernels->dot(a, b, count);
-        harness_near("dot", &(float){(float)exact}, &product, 1, (harness_tolerance){2e-5, 1e-5});
-        for (size_t i = 0; i < count; i++) {
-            y[i] = b[i];
-            expected[i] = (float)(b[i] + (double)factor * a[i]);
-        }
-        kernels->add_scaled(a, count, factor, y);
-        harness_near("add scaled", expected, y, count, (harness_tolerance){1e-6, 1e-6});
+        kernels->dots(a, count, many, stride, rows, products);
+        harness_near("dots", exact, products, rows, (harness_tolerance){2e-5, 1e-5});
+        float alone;
+        kernels->dots(a, count, many + (rows - 1) * stride, stride, 1, &alone);
+        harness_near("a dot alone", &products[rows - 1], &alone, 1, (harness_tolerance){0, 0});
+        memcpy(y, b, count * sizeof *y);
+        kernels->add_scaled(many, stride, rows, count, factors, y);
+        harness_near("add scaled", sums, y, count, (harness_tolerance){1e-5, 1e-5});
         for (size_t i = 0; i < count; i++) {
             y[i] = b[i];
             expected[i] = b[i] + a[i];

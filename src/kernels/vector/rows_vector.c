@@ -129,24 +129,60 @@ static void add(const float *x, size_t c, float *y)
     }
 }
 
-static float dot(const float *a, const float *b, size_t count)
+/* A vector of rows at a time: their partial sums are transposed and added up together. Where there are fewer, the last
+ * one fills up, so that a row's sum does not depend on its place. */
+static void dots(const float *x, size_t c, const float *rows, size_t stride, size_t count, float *y)
 {
-    vf sum = vf_zero();
     for (size_t i = 0; i < count; i += VF_LANES) {
         size_t n = lanes_at(i, count);
-        sum = vf_fma(vf_load_n(a + i, n), vf_load_n(b + i, n), sum);
+        vf sum[VF_LANES];
+        FVLM_UNROLL
+        for (size_t r = 0; r < VF_LANES; r++)
+            sum[r] = vf_zero();
+        for (size_t k = 0; k < c; k += VF_LANES) {
+            size_t lanes = lanes_at(k, c);
+            vf own = vf_load_n(x + k, lanes);
+            FVLM_UNROLL
+            for (size_t r = 0; r < VF_LANES; r++)
+                sum[r] = vf_fma(own, vf_load_n(rows + (i + (r < n ? r : n - 1)) * stride + k, lanes), sum[r]);
+        }
+        vf_transpose(sum);
+        FVLM_UNROLL
+        for (size_t r = 1; r < VF_LANES; r++)
+            sum[0] = vf_add(sum[0], sum[r]);
+        vf_store_n(y + i, sum[0], n);
     }
-    return vf_sum(sum);
 }
 
-static void add_scaled(const float *x, size_t count, float factor, float *y)
+/* Sums stay in registers: `vectors` of them, of which the last one has `lanes` columns. */
+FVLM_INLINE void add_columns(int vectors, const float *rows, size_t stride, size_t count, size_t lanes,
+                             const float *factors, float *y)
 {
-    for (size_t i = 0; i < count; i += VF_LANES) {
-        size_t n = lanes_at(i, count);
-        vf_store_n(y + i, vf_fma(vf_set(factor), vf_load_n(x + i, n), vf_load_n(y + i, n)), n);
+    vf sum[4];
+    FVLM_UNROLL
+    for (int v = 0; v < vectors; v++)
+        sum[v] = vf_load_n(y + v * VF_LANES, v + 1 < vectors ? VF_LANES : lanes);
+    for (size_t i = 0; i < count; i++, rows += stride) {
+        vf factor = vf_set(factors[i]);
+        FVLM_UNROLL
+        for (int v = 0; v < vectors; v++)
+            sum[v] = vf_fma(factor, vf_load_n(rows + v * VF_LANES, v + 1 < vectors ? VF_LANES : lanes), sum[v]);
     }
+    FVLM_UNROLL
+    for (int v = 0; v < vectors; v++)
+        vf_store_n(y + v * VF_LANES, sum[v], v + 1 < vectors ? VF_LANES : lanes);
+}
+
+static void add_scaled(const float *rows, size_t stride, size_t count, size_t c, const float *factors, float *y)
+{
+    enum { WIDE = 4 };
+    size_t k = 0;
+    for (; k + WIDE * VF_LANES <= c; k += WIDE * VF_LANES)
+        add_columns(WIDE, rows + k, stride, count, VF_LANES, factors, y + k);
+    for (; k < c; k += VF_LANES)
+        add_columns(1, rows + k, stride, count, lanes_at(k, c), factors, y + k);
 }
 
 const fvlm_row_kernels FVLM_FOR_ISA(fvlm_row_kernels) = {
     activate, swiglu, activate_backward, swiglu_backward, exponentials, scale, layer_norm, rms_norm, scale_gelu,
-    add,      dot,    add_scaled};
+    add,      dots,   add_scaled};
