@@ -176,6 +176,7 @@ static fvlm_status read_range(const struct share_files *files, const fvlm_parame
             memcpy((char *)array->data + (from - start) / array->per * bytes,
                    (const char *)tensor->data + (from - first) / array->per * bytes,
                    (to - from + array->per - 1) / array->per * bytes);
+        fvlm_tensor_table_forget(files->tables[i], tensor->data, tensor->bytes);
     }
     return FVLM_OK;
 }
