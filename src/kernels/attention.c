@@ -2,7 +2,8 @@
  *
  * Many queries: a task takes a head and a run of queries. It unpacks the head's keys and values into panels, then for
  * each block of QUERY_BLOCK queries: scores [block, keys] = q K^T, softmax row by row, out [block, head_dim] = p V.
- * Few queries (decoding, beams): a task takes a head and a query and reads keys and values where they lie.
+ * Few queries (decoding, beams): a task takes a query and heads that share keys and values, which it reads where they
+ * lie, once for all of them.
  * Every sum runs in the order of the keys, whatever the thread count.
  */
 #include "kernels/attention.h"
@@ -15,13 +16,14 @@
 
 #define QUERY_BLOCK 56 /* rows of scores at a time: four tiles of the widest GEMM body */
 #define FEW_QUERIES 8  /* up to which unpacking keys would cost more than it saves */
+#define FEW_HEADS 8    /* of a task, at most */
 #define QUERY_RUN 2048 /* queries of a task: panels are unpacked once for them */
 
 /* Floats that one task may need: panels of keys and values, a block of scores, a block of output. */
 static size_t task_floats(size_t queries, size_t keys, size_t head_dim)
 {
     if (queries <= FEW_QUERIES)
-        return keys;
+        return FEW_HEADS * keys;
     const fvlm_gemm_kernels *kernels = fvlm_gemm_kernels_select();
     return fvlm_gemm_panels_size(kernels, head_dim, keys) + fvlm_gemm_panels_size(kernels, keys, head_dim) +
            QUERY_BLOCK * keys;
@@ -39,7 +41,9 @@ struct attention_job {
     const fvlm_gemm_kernels *gemm;
     const fvlm_row_kernels *rows;
     float *workspace; /* [threads, floats] */
-    size_t floats, runs;
+    size_t floats;
+    size_t runs;         /* many queries: of a head */
+    size_t heads, parts; /* few: of a task, and tasks over the same keys */
 };
 
 static const float *key_value_head(const fvlm_attention *attention, const float *rows, size_t head)
@@ -47,26 +51,31 @@ static const float *key_value_head(const fvlm_attention *attention, const float 
     return rows + head / (attention->heads / attention->kv_heads) * attention->head_dim;
 }
 
-/* One query and head: scores over the keys, then the tail's rows. */
-static void run_one(void *argument, size_t index, int thread)
+/* One query and some heads of a group: scores over the keys, then the tail's rows. */
+static void run_few(void *argument, size_t index, int thread)
 {
     const struct attention_job *job = argument;
     const fvlm_attention *a = job->attention;
-    size_t query = index / a->heads, head = index % a->heads, dim = a->head_dim;
+    size_t group = a->heads / a->kv_heads, tasks = a->kv_heads * job->parts, dim = a->head_dim;
+    size_t query = index / tasks, shared = index % tasks / job->parts, first = index % job->parts * job->heads;
+    size_t heads = group - first < job->heads ? group - first : job->heads, head = shared * group + first;
     size_t keys = a->causal ? a->keys - a->queries + query + 1 : a->keys, tail = a->tail ? a->tail_count : 0;
+    size_t all = keys + tail;
     const int32_t *rows = a->tail ? a->tail + query * a->tail_stride : NULL;
-    const float *q = a->q + query * a->q_stride + head * dim;
-    const float *k = key_value_head(a, a->k, head), *v = key_value_head(a, a->v, head);
+    const float *q = a->q + query * a->q_stride + head * dim, *k = a->k + shared * dim, *v = a->v + shared * dim;
     float *scores = job->workspace + (size_t)thread * job->floats, *out = a->out + query * a->out_stride + head * dim;
-    job->rows->dots(q, dim, k, a->k_stride, keys, scores);
+    float sums[FEW_HEADS];
+    job->rows->dots(q, dim, heads, dim, k, a->k_stride, keys, scores, all);
     for (size_t i = 0; i < tail; i++)
-        job->rows->dots(q, dim, k + (size_t)rows[i] * a->k_stride, 0, 1, scores + keys + i);
-    float sum = job->rows->exponentials(scores, keys + tail, a->scale);
-    memset(out, 0, dim * sizeof *out);
-    job->rows->add_scaled(v, a->v_stride, keys, dim, scores, out);
+        job->rows->dots(q, dim, heads, dim, k + (size_t)rows[i] * a->k_stride, 0, 1, scores + keys + i, all);
+    for (size_t h = 0; h < heads; h++)
+        sums[h] = job->rows->exponentials(scores + h * all, all, a->scale);
+    memset(out, 0, heads * dim * sizeof *out);
+    job->rows->add_scaled(scores, all, heads, v, a->v_stride, keys, dim, out, dim);
     for (size_t i = 0; i < tail; i++)
-        job->rows->add_scaled(v + (size_t)rows[i] * a->v_stride, 0, 1, dim, scores + keys + i, out);
-    job->rows->scale(out, dim, 1.0f / sum);
+        job->rows->add_scaled(scores + keys + i, all, heads, v + (size_t)rows[i] * a->v_stride, 0, 1, dim, out, dim);
+    for (size_t h = 0; h < heads; h++)
+        job->rows->scale(out + h * dim, dim, 1.0f / sums[h]);
 }
 
 /* One head and a run of queries. */
@@ -131,11 +140,18 @@ void fvlm_attention_forward(fvlm_pool *pool, const fvlm_attention *attention, fl
                                 .rows = fvlm_row_kernels_select(),
                                 .workspace = workspace,
                                 .runs = (attention->queries + QUERY_RUN - 1) / QUERY_RUN};
-    job.floats = few ? attention->keys + tail : task_floats(attention->queries, attention->keys, attention->head_dim);
-    if (few)
-        fvlm_pool_run(pool, attention->queries * attention->heads, run_one, &job);
-    else
+    job.floats = task_floats(few ? 1 : attention->queries, attention->keys + tail, attention->head_dim);
+    if (!few) {
         fvlm_pool_run(pool, attention->heads * job.runs, run_many, &job);
+        return;
+    }
+    /* As few tasks over the same keys as keep all threads busy. */
+    size_t group = attention->heads / attention->kv_heads, threads = (size_t)fvlm_pool_threads(pool);
+    size_t parts = (threads + attention->kv_heads - 1) / attention->kv_heads;
+    job.heads = (group + parts - 1) / parts;
+    job.heads = job.heads < FEW_HEADS ? job.heads : FEW_HEADS;
+    job.parts = (group + job.heads - 1) / job.heads;
+    fvlm_pool_run(pool, attention->queries * attention->kv_heads * job.parts, run_few, &job);
 }
 
 /* The angle of position p is that of p - p % FINE plus that of p % FINE, so that few cosines serve many positions. In

@@ -82,20 +82,25 @@ static void add(const float *x, size_t c, float *y)
         y[i] += x[i];
 }
 
-static void dots(const float *x, size_t c, const float *rows, size_t stride, size_t count, float *y)
+static void dots(const float *x, size_t x_stride, size_t m, size_t c, const float *rows, size_t stride, size_t count,
+                 float *y, size_t y_stride)
 {
-    for (size_t i = 0; i < count; i++) {
-        y[i] = 0;
-        for (size_t k = 0; k < c; k++)
-            y[i] += x[k] * rows[i * stride + k];
-    }
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < count; j++) {
+            float sum = 0;
+            for (size_t k = 0; k < c; k++)
+                sum += x[i * x_stride + k] * rows[j * stride + k];
+            y[i * y_stride + j] = sum;
+        }
 }
 
-static void add_scaled(const float *rows, size_t stride, size_t count, size_t c, const float *factors, float *y)
+static void add_scaled(const float *factors, size_t factors_stride, size_t m, const float *rows, size_t stride,
+                       size_t count, size_t c, float *y, size_t y_stride)
 {
-    for (size_t i = 0; i < count; i++)
-        for (size_t k = 0; k < c; k++)
-            y[k] += factors[i] * rows[i * stride + k];
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < count; j++)
+            for (size_t k = 0; k < c; k++)
+                y[i * y_stride + k] += factors[i * factors_stride + j] * rows[j * stride + k];
 }
 
 const fvlm_row_kernels fvlm_row_kernels_reference = {

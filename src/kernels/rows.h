@@ -19,10 +19,12 @@ typedef struct fvlm_row_kernels {
     void (*scale_gelu)(const float *x, size_t c, const float *scale, float *y);
     /* y[c] += x[c] */
     void (*add)(const float *x, size_t c, float *y);
-    /* y[count] = rows[count, c] x[c], rows `stride` floats apart. */
-    void (*dots)(const float *x, size_t c, const float *rows, size_t stride, size_t count, float *y);
-    /* y[c] += the sum of factors[count] rows[count, c], row after row. */
-    void (*add_scaled)(const float *rows, size_t stride, size_t count, size_t c, const float *factors, float *y);
+    /* y[m, count] = x[m, c] rows[count, c]^T; strides are floats between rows. */
+    void (*dots)(const float *x, size_t x_stride, size_t m, size_t c, const float *rows, size_t stride, size_t count,
+                 float *y, size_t y_stride);
+    /* y[m, c] += factors[m, count] rows[count, c], row after row. */
+    void (*add_scaled)(const float *factors, size_t factors_stride, size_t m, const float *rows, size_t stride,
+                       size_t count, size_t c, float *y, size_t y_stride);
 } fvlm_row_kernels;
 
 extern const fvlm_row_kernels fvlm_row_kernels_reference, fvlm_row_kernels_avx2, fvlm_row_kernels_avx512,

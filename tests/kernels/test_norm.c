@@ -140,32 +140,36 @@ static void check_table(void)
     size_t count = harness_between(1, 300);
     float *a = harness_floats(count, 1), *b = harness_floats(count, 1), factor = harness_normal();
     float *y = harness_output(count), *expected = harness_output(count);
-    size_t rows = harness_between(1, 40), stride = count + harness_between(0, 5);
-    float *many = harness_floats((rows - 1) * stride + count, 1), *factors = harness_floats(rows, 1);
-    float *products = harness_output(rows), *exact = harness_output(rows), *sums = harness_output(count);
-    for (size_t r = 0; r < rows; r++) {
-        double sum = 0;
-        for (size_t i = 0; i < count; i++)
-            sum += (double)a[i] * many[r * stride + i];
-        exact[r] = (float)sum;
-    }
-    for (size_t i = 0; i < count; i++) {
-        double sum = b[i];
-        for (size_t r = 0; r < rows; r++)
-            sum += (double)factors[r] * many[r * stride + i];
-        sums[i] = (float)sum;
+    size_t rows = harness_between(1, 40), stride = count + harness_between(0, 5), m = harness_between(1, 7);
+    float *x = harness_floats((m - 1) * stride + count, 1), *many = harness_floats((rows - 1) * stride + count, 1);
+    float *factors = harness_floats(m * rows, 1), *start = harness_floats(m * count, 1);
+    float *products = harness_output(m * rows), *exact = harness_output(m * rows);
+    float *sums = harness_output(m * count), *summed = harness_output(m * count);
+    for (size_t i = 0; i < m; i++) {
+        for (size_t r = 0; r < rows; r++) {
+            double sum = 0;
+            for (size_t k = 0; k < count; k++)
+                sum += (double)x[i * stride + k] * many[r * stride + k];
+            exact[i * rows + r] = (float)sum;
+        }
+        for (size_t k = 0; k < count; k++) {
+            double sum = start[i * count + k];
+            for (size_t r = 0; r < rows; r++)
+                sum += (double)factors[i * rows + r] * many[r * stride + k];
+            summed[i * count + k] = (float)sum;
+        }
     }
     HARNESS_LEVELS(level)
     {
         const fvlm_row_kernels *kernels = fvlm_row_kernels_select();
-        kernels->dots(a, count, many, stride, rows, products);
-        harness_near("dots", exact, products, rows, (harness_tolerance){2e-5, 1e-5});
+        kernels->dots(x, stride, m, count, many, stride, rows, products, rows);
+        harness_near("dots", exact, products, m * rows, (harness_tolerance){2e-5, 1e-5});
         float alone;
-        kernels->dots(a, count, many + (rows - 1) * stride, stride, 1, &alone);
+        kernels->dots(x, stride, 1, count, many + (rows - 1) * stride, stride, 1, &alone, 1);
         harness_near("a dot alone", &products[rows - 1], &alone, 1, (harness_tolerance){0, 0});
-        memcpy(y, b, count * sizeof *y);
-        kernels->add_scaled(many, stride, rows, count, factors, y);
-        harness_near("add scaled", sums, y, count, (harness_tolerance){1e-5, 1e-5});
+        memcpy(sums, start, m * count * sizeof *sums);
+        kernels->add_scaled(factors, rows, m, many, stride, rows, count, sums, count);
+        harness_near("add scaled", summed, sums, m * count, (harness_tolerance){1e-5, 1e-5});
         for (size_t i = 0; i < count; i++) {
             y[i] = b[i];
             expected[i] = b[i] + a[i];

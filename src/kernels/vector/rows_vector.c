@@ -129,41 +129,47 @@ static void add(const float *x, size_t c, float *y)
     }
 }
 
-/* A vector of rows at a time: their partial sums are transposed and added up together. Where there are fewer, the last
- * one fills up, so that a row's sum does not depend on its place. */
-static void dots(const float *x, size_t c, const float *rows, size_t stride, size_t count, float *y)
+/* y[n] = rows[n, c] x[c], n at most a vector: the rows' partial sums are transposed and added up together. Where there
+ * are fewer, the last row fills up, so that a row's sum does not depend on its place. */
+FVLM_INLINE void dot_vector(const float *x, size_t c, const float *rows, size_t stride, size_t n, float *y)
 {
-    for (size_t i = 0; i < count; i += VF_LANES) {
-        size_t n = lanes_at(i, count);
-        vf sum[VF_LANES];
+    vf sum[VF_LANES];
+    FVLM_UNROLL
+    for (size_t r = 0; r < VF_LANES; r++)
+        sum[r] = vf_zero();
+    for (size_t k = 0; k < c; k += VF_LANES) {
+        size_t lanes = lanes_at(k, c);
+        vf own = vf_load_n(x + k, lanes);
         FVLM_UNROLL
         for (size_t r = 0; r < VF_LANES; r++)
-            sum[r] = vf_zero();
-        for (size_t k = 0; k < c; k += VF_LANES) {
-            size_t lanes = lanes_at(k, c);
-            vf own = vf_load_n(x + k, lanes);
-            FVLM_UNROLL
-            for (size_t r = 0; r < VF_LANES; r++)
-                sum[r] = vf_fma(own, vf_load_n(rows + (i + (r < n ? r : n - 1)) * stride + k, lanes), sum[r]);
-        }
-        vf_transpose(sum);
-        FVLM_UNROLL
-        for (size_t r = 1; r < VF_LANES; r++)
-            sum[0] = vf_add(sum[0], sum[r]);
-        vf_store_n(y + i, sum[0], n);
+            sum[r] = vf_fma(own, vf_load_n(rows + (r < n ? r : n - 1) * stride + k, lanes), sum[r]);
     }
+    vf_transpose(sum);
+    FVLM_UNROLL
+    for (size_t r = 1; r < VF_LANES; r++)
+        sum[0] = vf_add(sum[0], sum[r]);
+    vf_store_n(y, sum[0], n);
+}
+
+/* Rows wait in level 1 cache until all of x has met them. */
+static void dots(const float *x, size_t x_stride, size_t m, size_t c, const float *rows, size_t stride, size_t count,
+                 float *y, size_t y_stride)
+{
+    for (size_t j = 0; j < count; j += VF_LANES)
+        for (size_t i = 0; i < m; i++)
+            dot_vector(x + i * x_stride, c, rows + j * stride, stride, lanes_at(j, count), y + i * y_stride + j);
 }
 
 /* Sums stay in registers: `vectors` of them, of which the last one has `lanes` columns. */
-FVLM_INLINE void add_columns(int vectors, const float *rows, size_t stride, size_t count, size_t lanes,
-                             const float *factors, float *y)
+FVLM_INLINE void add_columns(int vectors, const float *factors, const float *rows, size_t stride, size_t count,
+                             size_t lanes, float *y)
 {
     vf sum[4];
     FVLM_UNROLL
     for (int v = 0; v < vectors; v++)
         sum[v] = vf_load_n(y + v * VF_LANES, v + 1 < vectors ? VF_LANES : lanes);
-    for (size_t i = 0; i < count; i++, rows += stride) {
-        vf factor = vf_set(factors[i]);
+    for (size_t j = 0; j < count; j++, rows += stride) {
+        vf factor = vf_set(factors[j]);
         FVLM_UNROLL
         for (int v = 0; v < vectors; v++)
             sum[v] = vf_fma(factor, vf_load_n(rows + v * VF_LANES, v + 1 < vectors ? VF_LANES : lanes), sum[v]);
@@ -173,14 +179,22 @@ FVLM_INLINE void add_columns(int vectors, const float *rows, size_t stride, size
         vf_store_n(y + v * VF_LANES, sum[v], v + 1 < vectors ? VF_LANES : lanes);
 }
 
-static void add_scaled(const float *rows, size_t stride, size_t count, size_t c, const float *factors, float *y)
+static void add_scaled(const float *factors, size_t factors_stride, size_t m, const float *rows, size_t stride,
+                       size_t count, size_t c, float *y, size_t y_stride)
 {
-    enum { WIDE = 4 };
-    size_t k = 0;
-    for (; k + WIDE * VF_LANES <= c; k += WIDE * VF_LANES)
-        add_columns(WIDE, rows + k, stride, count, VF_LANES, factors, y + k);
-    for (; k < c; k += VF_LANES)
-        add_columns(1, rows + k, stride, count, lanes_at(k, c), factors, y + k);
+    enum { WIDE = 4, ROWS = 32 }; /* vectors; rows that wait in level 1 cache, as above */
+    for (size_t j = 0; j < count; j += ROWS, rows += ROWS * stride) {
+        size_t n = count - j < ROWS ? count - j : ROWS;
+        for (size_t i = 0; i < m; i++) {
+            const float *own = factors + i * factors_stride + j;
+            float *to = y + i * y_stride;
+            size_t k = 0;
+            for (; k + WIDE * VF_LANES <= c; k += WIDE * VF_LANES)
+                add_columns(WIDE, own, rows + k, stride, n, VF_LANES, to + k);
+            for (; k < c; k += VF_LANES)
+                add_columns(1, own, rows + k, stride, n, lanes_at(k, c), to + k);
+        }
+    }
 }
 
 const fvlm_row_kernels FVLM_FOR_ISA(fvlm_row_kernels) = {
