@@ -347,35 +347,50 @@ FVLM_INLINE size_t nibble_run(fvlm_dtype type)
     return type == FVLM_MLX4 ? 1 : type == FVLM_Q4_0 ? 16 : 32;
 }
 
+/* Integers of a group as W's bytes meet them. */
+FVLM_INLINE void arrange_group(fvlm_dtype type, const int8_t *integers, int8_t *out)
+{
+    size_t run = nibble_run(type);
+    for (size_t start = 0; start < GROUP; start += 2 * VD_BYTES)
+        for (size_t i = 0; i < VD_BYTES; i++) {
+            size_t from = (start / 2 + i) / run * 2 * run + (start / 2 + i) % run;
+            out[start + i] = integers[from];
+            out[start + VD_BYTES + i] = integers[from + run];
+        }
+}
+
 static void arrange(const fvlm_matrix *w, const float *x, const fvlm_int8_vector *to)
 {
-    size_t step = fvlm_int8_step(w), run = nibble_run(w->type);
-    bool nibbles = w->type == FVLM_MLX4 || w->type == FVLM_Q4_0 || w->type == FVLM_Q4_K;
-    int8_t integers[GROUP];
+    size_t step = fvlm_int8_step(w);
     for (size_t k = 0; k < w->cols; k += GROUP) {
         size_t cols = w->cols - k < GROUP ? w->cols - k : GROUP;
-        int8_t *out = to->data + k;
+        int8_t integers[GROUP], *out = to->data + k;
         float scale = round_group(x + k, cols, integers);
         for (size_t i = 0; i < cols; i += step) {
             to->scale[(k + i) / step] = scale;
             to->sum[(k + i) / step] = scale * (float)sum_of(integers + i, step);
         }
-        if (!nibbles)
-            memcpy(out, integers, GROUP);
-        for (size_t start = 0; nibbles && start < GROUP; start += 2 * VD_BYTES)
-            for (size_t i = 0; i < VD_BYTES; i++) {
-                size_t from = (start / 2 + i) / run * 2 * run + (start / 2 + i) % run;
-                out[start + i] = integers[from];
-                out[start + VD_BYTES + i] = integers[from + run];
-            }
-        if (w->type == FVLM_Q8_0)
-            for (size_t i = 0; i < UNITS; i++)
-                to->start[k / 4 + i] = (DOT_Q8_ZERO - 128) * sum_of(out + i * 4, 4);
-        if (w->type == FVLM_Q4_0)
+        switch (w->type) {
+        case FVLM_MLX4:
+            arrange_group(FVLM_MLX4, integers, out);
+            break;
+        case FVLM_Q4_0:
+            arrange_group(FVLM_Q4_0, integers, out);
             for (size_t i = 0; i < UNITS / 2; i++) {
                 const int8_t *low = out + i / VF_LANES * 2 * VD_BYTES + i % VF_LANES * 4;
                 to->start[k / 8 + i] = -8 * (sum_of(low, 4) + sum_of(low + VD_BYTES, 4));
             }
+            break;
+        case FVLM_Q4_K:
+            arrange_group(FVLM_Q4_K, integers, out);
+            break;
+        case FVLM_Q8_0:
+            for (size_t i = 0; i < UNITS; i++)
+                to->start[k / 4 + i] = (DOT_Q8_ZERO - 128) * sum_of(integers + i * 4, 4);
+            /* fall through */
+        default:
+            memcpy(out, integers, GROUP);
+        }
     }
 }
 
