@@ -1,6 +1,7 @@
 /* fastvlm export: a model in the layouts that other people's tools load. */
 #include "fastvlm/export.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,8 +129,13 @@ static int read_request(const char *const *arguments, struct request *request)
         return cli_usage_error(&usage, "--bits %d: coreml has 8", bits);
     if (cli_count(sizes) > MAX_SIZES)
         return cli_usage_error(&usage, "more than %d times --size", MAX_SIZES);
-    for (size_t i = 0; i < cli_count(sizes); i++)
-        request->sides[i] = atoi(sizes[i]);
+    for (size_t i = 0; i < cli_count(sizes); i++) {
+        char *end;
+        long side = strtol(sizes[i], &end, 10);
+        if (end == sizes[i] || *end || side < 1 || side > INT_MAX)
+            return cli_usage_error(&usage, "--size %s is not a number of pixels", sizes[i]);
+        request->sides[i] = (int)side;
+    }
     request->mlx = (fvlm_mlx_options){vlm ? FVLM_MLX_VLM : FVLM_MLX_APPLE, bits, group};
     request->coreml = (fvlm_coreml_options){request->sides, cli_count(sizes), bits == 8};
     return CLI_DONE;

@@ -101,8 +101,9 @@ static void add_tensors(fvlm_export_list *list, fvlm_export_type type)
         else
             fvlm_export_add(list, tensor, name, type);
         /* Every batch norm has a counter, which counts in training only. */
-        if (folded || fvlm_export_ends_in(name, ".bn.running_var")) {
-            strcpy(strstr(name, "mlp.conv."), "mlp.conv.bn.num_batches_tracked");
+        if (folded || fvlm_export_ends_in(name, "mlp.conv.bn.running_var")) {
+            size_t stem = strlen(name) - strlen(folded ? "conv.bias" : "bn.running_var");
+            snprintf(name + stem, sizeof name - stem, "bn.num_batches_tracked");
             fvlm_export_add_constant(list, name, FVLM_I64, 0, NULL, 0);
         }
     }

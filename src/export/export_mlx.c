@@ -48,7 +48,7 @@ static void add_language_model(fvlm_export_list *list, const fvlm_mlx_options *o
         if (fvlm_export_ends_in(tensor->name, ".scales") || fvlm_export_ends_in(tensor->name, ".biases") ||
             !rename_tensor(tensor->name, list->source->config, options->layout, name, sizeof name))
             continue;
-        if (options->bits == 0 || tensor->rank != 2) {
+        if (options->bits == 0 || tensor->rank != 2 || !fvlm_export_ends_in(name, ".weight")) {
             fvlm_export_add(list, tensor, name, type);
         } else {
             name[strlen(name) - strlen(".weight")] = '\0';

@@ -97,6 +97,8 @@ def test_coreml_package(fastvlm, model, picture, tmp_path):
     (("hf", "--output", "x", "--bits", 4), ["--bits is for mlx and coreml"]),
     (("hf", "--output", "x", "--size", 64), ["--size is for coreml"]),
     (("coreml", "--output", "x", "--bits", 4), ["--bits 4"]),
+    (("coreml", "--output", "x", "--size", "1024px"), ["--size 1024px"]),
+    (("coreml", "--output", "x", "--size", 2**64 + 1024), ["--size 1844"]),
     (("coreml", "--output", "x", "--layout", "apple"), ["--layout is for mlx"]),
     (("mlx", "--output", "x", "--layout", "swift"), ["--layout swift"]),
 ])
@@ -130,6 +132,29 @@ def test_models_that_a_layout_has_no_place_for(fastvlm, model, tmp_path):
     fastvlm("export", "hf", "--model", folder, "--output", out).failed(1, "tiles")
     fastvlm("export", "mlx", "--layout", "mlx-vlm", "--model", folder, "--output", out).failed(1, "tiles")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["network.0.0.other.bn.running_var", "network.0.0.convffn.conv.bn.running_var" + 400 * "x",
+                                  "network.0.0.convffn." + 40 * "conv." + "bn.running_var", "conv_exp.convffn.conv.conv.bias"])
+def test_tensors_that_no_layout_knows(fastvlm, model, tmp_path, name):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder, copy_function=shutil.copyfile)
+    shard = next(folder.glob("*.safetensors"))
+    data = shard.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, end = json.loads(data[8:8 + length]), len(data) - 8 - length
+    name = f"model.vision_tower.vision_tower.model.{name}"
+    header[name] = {"dtype": "F32", "shape": [4], "data_offsets": [end, end + 16]}
+    text = json.dumps(header).encode()
+    shard.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length:] + bytes(16))
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        listed = json.loads(index.read_text())
+        listed["weight_map"][name] = shard.name
+        index.write_text(json.dumps(listed))
+    for layout in ("hf", "mlx", "coreml"):
+        result = fastvlm("export", layout, "--quiet", "--model", folder, "--output", tmp_path / layout)
+        assert result.code in (0, 1) and "Sanitizer" not in result.err, result.err
 
 
 def test_only_an_earlier_export_is_replaced(fastvlm, model, tmp_path):
