@@ -177,8 +177,9 @@ void fvlm_rope_table(size_t positions, size_t head_dim, double base, float *tabl
     }
 }
 
-void fvlm_rope(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
-               const float *table)
+/* By the angles times `sign`. */
+static void turn(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
+                 const float *table, float sign)
 {
     size_t half = head_dim / 2;
     for (size_t i = 0; i < rows; i++) {
@@ -186,10 +187,22 @@ void fvlm_rope(float *x, size_t rows, size_t stride, size_t heads, size_t head_d
         for (size_t head = 0; head < heads; head++) {
             float *low = x + i * stride + head * head_dim, *high = low + half;
             for (size_t d = 0; d < half; d++) {
-                float a = low[d], b = high[d];
-                low[d] = a * cosines[d] - b * sines[d];
-                high[d] = b * cosines[d] + a * sines[d];
+                float a = low[d], b = high[d], sine = sign * sines[d];
+                low[d] = a * cosines[d] - b * sine;
+                high[d] = b * cosines[d] + a * sine;
             }
         }
     }
+}
+
+void fvlm_rope(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
+               const float *table)
+{
+    turn(x, rows, stride, heads, head_dim, positions, table, 1);
+}
+
+void fvlm_rope_backward(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
+                        const float *table)
+{
+    turn(x, rows, stride, heads, head_dim, positions, table, -1);
 }

@@ -149,20 +149,3 @@ void fvlm_attention_backward(fvlm_pool *pool, const fvlm_attention *attention,
     fvlm_pool_run(pool, attention->heads, run_head, &job);
     fvlm_pool_run(pool, attention->keys, run_key, &job);
 }
-
-void fvlm_rope_backward(float *x, size_t rows, size_t stride, size_t heads, size_t head_dim, const int32_t *positions,
-                        const float *table)
-{
-    size_t half = head_dim / 2;
-    for (size_t i = 0; i < rows; i++) {
-        const float *cosines = table + (size_t)positions[i] * head_dim, *sines = cosines + half;
-        for (size_t head = 0; head < heads; head++) {
-            float *low = x + i * stride + head * head_dim, *high = low + half;
-            for (size_t d = 0; d < half; d++) {
-                float a = low[d], b = high[d];
-                low[d] = a * cosines[d] + b * sines[d];
-                high[d] = b * cosines[d] - a * sines[d];
-            }
-        }
-    }
-}
