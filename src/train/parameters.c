@@ -233,8 +233,10 @@ fvlm_parameter *fvlm_parameter_matrix(fvlm_parameters *set, fvlm_loader *loader,
     make_trained(set, loader, parameter);
     for (size_t row = 0; row < rows && !loader->status && !set->measuring; row++)
         fvlm_matrix_row(&matrix, row, parameter->value + row * cols);
-    if (!loader->status && !set->measuring)
+    if (!loader->status && !set->measuring) {
+        fvlm_tensor_table_forget(loader->table, matrix.data, fvlm_matrix_row_bytes(&matrix) * rows);
         fvlm_parameter_keep(parameter);
+    }
     if (quantised) { /* beside adapters, which leave the model's files alone, it may become float32 */
         parameter->rank = 2;
         parameter->shape[0] = rows;

@@ -145,3 +145,34 @@ def test_bf16_gradients(tmp_path):
         for name, value in gradients["fp32"].items()
     ]
     assert 1e-3 < max(errors) <= BF16_BAR
+
+
+def overfit(folder, steps, *options, model="llava"):
+    data = GOLDEN.folder / "train.json"
+    run(
+        "train", "--model", GOLDEN.folder / model, "--data", data, "--image-folder", GOLDEN.images, "--batch-size",
+        len(SAMPLES), "--quiet", "--save-steps", 0, "--schedule", "constant", "--max-steps", steps, "--output", folder,
+        *options,
+    )
+    losses = [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    return losses[0], min(losses[-3:])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_everything_learns_its_samples_by_heart(precision, tmp_path):
+    options = ["--tune", "vision,projector,llm", "--lr", 2e-3, "--precision", precision]
+    first, last = overfit(tmp_path, 250 if SHARED else 40, *options)
+    assert first > 2 and last < 0.01
+
+
+@pytest.mark.skipif(SHARED, reason="its output layer, frozen beside adapters, bounds the loss at 4.5")
+@pytest.mark.parametrize("model", ["llava", "apple_int4", "apple_int8"])
+def test_adapters_learn_their_samples_by_heart(model, tmp_path):
+    options = ["--tune", "llm", "--lora", "true", "--lora-r", 16, "--lora-alpha", 32, "--lr", 1e-2]
+    first, last = overfit(tmp_path, 40, *options, model=model)
+    assert first > 2 and last < 0.01
+
+
+def test_a_projector_learns_what_the_frozen_model_lets_it(tmp_path):
+    first, last = overfit(tmp_path, 60, "--tune", "projector", "--lr", 1e-2)
+    assert last < first - 0.3
