@@ -4,7 +4,9 @@
 
 #include "fastvlm/status.h"
 
-#if defined(__GNUC__)
+#if defined(__MINGW32__) /* whose printf is the C standard's only where asked: see meson.build */
+#define FVLM_PRINTF(string_index, first) __attribute__((format(gnu_printf, string_index, first)))
+#elif defined(__GNUC__)
 #define FVLM_PRINTF(string_index, first) __attribute__((format(printf, string_index, first)))
 #else
 #define FVLM_PRINTF(string_index, first)

@@ -17,8 +17,9 @@
 
 #ifdef _WIN32
 #include <io.h>
-#include <psapi.h>
 #include <windows.h>
+/* after windows.h, whose types it uses */
+#include <psapi.h>
 #else
 #include <fcntl.h>
 #include <sys/mman.h>
