@@ -94,6 +94,37 @@ def test_statistics_of_batches(alone, tmp_path):
     assert np.abs(losses(tmp_path / "one") - losses(tmp_path / "two")).max() < 1e-5
 
 
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory):
+    """The model with a head of its own, which shares its place in memory with the embeddings from stage 2 on."""
+    folder = tmp_path_factory.mktemp("untied") / "model"
+    shutil.copytree(MODEL, folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    data = (folder / index["weight_map"]["model.embed_tokens.weight"]).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    embedding = json.loads(data[8 : 8 + length])["model.embed_tokens.weight"]
+    begin, end = embedding["data_offsets"]
+    text = json.dumps({"lm_head.weight": {**embedding, "data_offsets": [0, end - begin]}}).encode()
+    (folder / "head.safetensors").write_bytes(len(text).to_bytes(8, "little") + text
+                                              + data[8 + length + begin : 8 + length + end])
+    index["weight_map"]["lm_head.weight"] = "head.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    return folder
+
+
+def test_a_head_of_its_own(alone, untied, tmp_path):
+    data, _, _ = alone
+    common = [*RUN, "--model", untied, "--gradient-accumulation-steps"]
+    assert train(0, data, tmp_path / "one", *common, "4").code == 0
+    for zero in (2, 3):
+        assert train(2, data, tmp_path / str(zero), *common, "2", "--zero", zero).code == 0
+        assert np.abs(losses(tmp_path / "one") - losses(tmp_path / str(zero))).max() < 1e-5
+    after = read_all(tmp_path / "3" / "model.safetensors")
+    assert np.abs(after["lm_head.weight"] - after["model.embed_tokens.weight"]).max() > 1e-4
+
+
 @pytest.mark.parametrize("zero", [1, 3])
 def test_resuming_is_exact_and_elastic(alone, zero, tmp_path):
     data, out, _ = alone
