@@ -324,8 +324,9 @@ static void round_weights(fvlm_packed_type type, const float *w, size_t cols, ui
     if (k < cols)
         vf_store_i8(integers + k, vf_mul(vf_load_n(w + k, cols - k), per));
     for (size_t start = 0; start < cols; start += FVLM_PACKED_SLICE, sums += sums_stride) {
+        size_t end = cols - start < FVLM_PACKED_SLICE ? cols : start + FVLM_PACKED_SLICE;
         int32_t sum = 0;
-        for (k = start; k < cols && k < start + FVLM_PACKED_SLICE; k++)
+        for (k = start; k < end; k++)
             sum += integers[k];
         *sums = *scale * (float)sum;
     }
