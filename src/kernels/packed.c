@@ -150,6 +150,26 @@ void fvlm_packed_fill(fvlm_pool *pool, fvlm_packed_type type, const fvlm_matrix 
     fvlm_pool_run(pool, pack.parts.padded / FVLM_PACKED_PANEL, pack_task, &pack);
 }
 
+size_t fvlm_packed_convolution_units(size_t channels)
+{
+    return 2 * FVLM_PACKED_CONV_UNITS * 7 * fvlm_packed_conv_stride(channels);
+}
+
+/* Unit u of column j holds taps (2 u, 2 u + 1) for an even line, and for an odd one (2 u - 1, 2 u). */
+void fvlm_packed_convolution(const fvlm_depthwise *conv, uint32_t *units)
+{
+    size_t stride = fvlm_packed_conv_stride(conv->channels);
+    memset(units, 0, fvlm_packed_convolution_units(conv->channels) * sizeof *units);
+    for (size_t odd = 0; odd < 2; odd++)
+        for (size_t row = 0; row < 7; row++)
+            for (size_t j = 0; j < 7; j++) {
+                const float *weight = conv->weight + (row * 7 + j) * conv->channels;
+                uint32_t *to = units + ((odd * FVLM_PACKED_CONV_UNITS + (row + odd) / 2) * 7 + j) * stride;
+                for (size_t c = 0; c < conv->channels; c++)
+                    to[c] |= (uint32_t)fvlm_bf16_from_float(weight[c]) << ((row + odd) % 2 * 16);
+            }
+}
+
 /* Prepared activations in scratch memory. */
 
 static size_t rows_bytes(fvlm_packed_type type, size_t rows, size_t cols)
@@ -305,14 +325,17 @@ static void ffn_task(void *argument, size_t index, int thread)
     size_t first_place = (row * conv->width + column) * channels;
     struct slab slab = place_slab(&ffn->fc1, count, fvlm_pool_scratch(job->pool, thread));
 
-    job->conv->depthwise(conv, job->x,
-                         &(fvlm_conv_area){.row = row,
-                                           .rows = rows,
-                                           .column = column,
-                                           .columns = columns,
-                                           .y = slab.mixed,
-                                           .y_stride = slab.mixed_stride,
-                                           .line_stride = columns * slab.mixed_stride});
+    fvlm_conv_area area = {.row = row,
+                           .rows = rows,
+                           .column = column,
+                           .columns = columns,
+                           .y = slab.mixed,
+                           .y_stride = slab.mixed_stride,
+                           .line_stride = columns * slab.mixed_stride};
+    if (ffn->conv_units)
+        job->kernels->convolve(conv, ffn->conv_units, job->x, &area);
+    else
+        job->conv->depthwise(conv, job->x, &area);
     if (!fvlm_packed_is_fp32(fc1->type))
         job->kernels->prepare(fc1->type, slab.mixed, slab.mixed_stride, channels, 0, count, &slab.in);
     for (size_t slice = 0; slice < slices_of(fc1->rows); slice++) {

@@ -62,10 +62,16 @@ void fvlm_packed_attention(fvlm_pool *pool, fvlm_packed_type type, size_t tokens
                            float *out);
 bool fvlm_packed_multiplies_bf16(void);
 
+/* A 7x7 depthwise convolution of stride 1 without activation for bf16, two taps of a column in a unit of 4 bytes:
+ * units[fvlm_packed_convolution_units]. */
+size_t fvlm_packed_convolution_units(size_t channels);
+void fvlm_packed_convolution(const fvlm_depthwise *conv, uint32_t *units);
+
 /* The tower's feed-forward block over a picture x[h, w, c]: y = x + scale * (fc2(gelu(fc1(conv(x)) + bias1)) + bias2),
  * with a depthwise convolution of stride 1 without activation, fc1 [wide, c] and fc2 [c, wide] of one type. */
 typedef struct fvlm_packed_ffn {
     fvlm_depthwise conv;
+    const uint32_t *conv_units; /* fvlm_packed_convolution; NULL: the convolution is in float32 */
     fvlm_packed fc1, fc2;
     const float *bias1, *bias2; /* [wide], [c] */
     const float *scale;         /* [c] */

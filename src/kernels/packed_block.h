@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "kernels/conv_body.h"
 #include "kernels/packed.h"
 
 /* Bytes of a unit of weights. */
@@ -31,6 +32,15 @@ typedef struct fvlm_packed_block {
     size_t line, line_stride;      /* rows of y and of the residual come in lines of `line`, line_stride floats apart */
     const fvlm_epilogue *epilogue; /* as for y: its residual starts at first_row, the rest at channel 0; not NULL */
 } fvlm_packed_block;
+
+/* Units of a column of a 7x7 convolution's weights, for an even line of an area; as many again are for an odd one. */
+#define FVLM_PACKED_CONV_UNITS 4
+
+/* Units between those of one tap and of the next. */
+static inline size_t fvlm_packed_conv_stride(size_t channels)
+{
+    return (channels + 15) / 16 * 16;
+}
 
 /* Behind a slice of an FFN's middle in float32: room for a vector of maxima. */
 #define FVLM_PACKED_MAXIMA 16
@@ -70,6 +80,8 @@ typedef struct fvlm_packed_kernels {
      * slice. int8: call->y is scratch [rows, FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA] floats for them. */
     void (*hidden)(const fvlm_packed_block *call, const fvlm_packed_rows *to);
     void (*attend)(const fvlm_packed_chunk *call);
+    /* conv, as fvlm_packed_convolution takes it, over an area of at most FVLM_AREA_ROWS x FVLM_AREA_COLUMNS places. */
+    void (*convolve)(const fvlm_depthwise *conv, const uint32_t *weights, const float *x, const fvlm_conv_area *area);
 } fvlm_packed_kernels;
 
 extern const fvlm_packed_kernels fvlm_packed_kernels_reference, fvlm_packed_kernels_avx2, fvlm_packed_kernels_avx512,

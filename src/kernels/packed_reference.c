@@ -237,10 +237,37 @@ static void attend(const fvlm_packed_chunk *call)
     }
 }
 
+static void convolve_place(const fvlm_depthwise *conv, const uint32_t *weights, const float *x, size_t row,
+                           size_t column, size_t odd, float *y)
+{
+    size_t stride = fvlm_packed_conv_stride(conv->channels), taps = 2 * FVLM_PACKED_CONV_UNITS;
+    for (size_t c = 0; c < conv->channels; c++)
+        y[c] = conv->bias ? conv->bias[c] : 0;
+    for (size_t i = 0; i < taps * 7; i++) {
+        size_t tap = i / 7, r = row + tap - odd - 3, s = column + i % 7 - 3; /* large where below 0 */
+        if (r >= conv->height || s >= conv->width)
+            continue;
+        const uint32_t *weight = weights + ((odd * FVLM_PACKED_CONV_UNITS + tap / 2) * 7 + i % 7) * stride;
+        const float *in = x + (r * conv->width + s) * conv->channels;
+        for (size_t c = 0; c < conv->channels; c++)
+            y[c] += fvlm_float_from_bf16(fvlm_bf16_from_float(in[c])) *
+                    fvlm_float_from_bf16((uint16_t)(weight[c] >> (tap % 2 * 16)));
+    }
+}
+
+static void convolve(const fvlm_depthwise *conv, const uint32_t *weights, const float *x, const fvlm_conv_area *area)
+{
+    for (size_t i = 0; i < area->rows; i++)
+        for (size_t j = 0; j < area->columns; j++)
+            convolve_place(conv, weights, x, area->row + i, area->column + j, i % 2,
+                           area->y + i * area->line_stride + j * area->y_stride);
+}
+
 const fvlm_packed_kernels fvlm_packed_kernels_reference = {.levels = LEVELS,
                                                            .round = round_weights,
                                                            .interleave = interleave,
                                                            .prepare = prepare,
                                                            .block = block,
                                                            .hidden = hidden,
-                                                           .attend = attend};
+                                                           .attend = attend,
+                                                           .convolve = convolve};

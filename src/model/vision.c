@@ -40,6 +40,7 @@ struct linear {
 /* Depthwise 7x7 with batch norm folded, then channels -> ratio * channels -> channels. */
 struct conv_ffn {
     struct depthwise conv;
+    const uint32_t *conv_units; /* conv for bf16, or NULL: in float32 */
     struct linear fc1, fc2;
     const float *scale; /* layer scale [channels] */
 };
@@ -67,7 +68,7 @@ struct fvlm_vision {
     struct stage stages[FVLM_STAGES];
     struct depthwise expand;
     struct linear squeeze, excite;
-    fvlm_packed_type attention_type;
+    fvlm_packed_type between; /* of the products that are no linear layers: attention's, feed-forward convolutions' */
 };
 
 /* Loading. */
@@ -118,7 +119,7 @@ static void load_batch_norm(fvlm_loader *loader, size_t channels, const char *na
 static struct conv_ffn load_ffn(fvlm_loader *loader, size_t channels, size_t ratio, const char *block,
                                 const char *scale_name)
 {
-    struct conv_ffn ffn;
+    struct conv_ffn ffn = {0};
     char name[FVLM_MAX_NAME];
     const float *scale = NULL, *shift = NULL;
     snprintf(name, sizeof name, "%s.convffn.conv.bn", block);
@@ -237,7 +238,21 @@ static void pack_linear(fvlm_loader *loader, fvlm_precision precision, bool feed
         fvlm_packed_fill(loader->pool, type, weight, memory, &linear->packed);
 }
 
-/* Every linear layer of the tower but the two of squeeze-excite, which see one row. */
+static void pack_convolution(fvlm_loader *loader, struct conv_ffn *ffn)
+{
+    fvlm_depthwise conv = depthwise_shape(&ffn->conv, 0, FVLM_ACTIVATION_NONE);
+    uint32_t *units =
+        loader->status ? NULL
+                       : fvlm_arena_alloc(loader->arena, fvlm_packed_convolution_units(conv.channels), sizeof *units);
+    if (units)
+        fvlm_packed_convolution(&conv, units);
+    else if (!loader->status)
+        loader->status = fvlm_fail_memory(loader->error);
+    ffn->conv_units = units;
+}
+
+/* Every linear layer of the tower but the two of squeeze-excite, which see one row, and the feed-forward blocks'
+ * convolutions where they are faster in bf16. */
 static void pack_layers(fvlm_loader *loader, fvlm_precision precision, fvlm_vision *vision)
 {
     pack_linear(loader, precision, false, &vision->stem_linear);
@@ -253,6 +268,8 @@ static void pack_layers(fvlm_loader *loader, fvlm_precision precision, fvlm_visi
             }
             pack_linear(loader, precision, true, &block->ffn.fc1);
             pack_linear(loader, precision, true, &block->ffn.fc2);
+            if (vision->between == FVLM_PACKED_BF16)
+                pack_convolution(loader, &block->ffn);
         }
     }
 }
@@ -280,7 +297,7 @@ fvlm_vision *fvlm_vision_load(fvlm_loader *loader, const fvlm_vision_config *con
     vision->expand = load_depthwise(loader, 2 * last, 3, 1, 2, NULL, NULL, PREFIX "conv_exp.reparam_conv");
     vision->squeeze = load_linear(loader, 2 * last / SQUEEZE, 2 * last, true, PREFIX "conv_exp.se.reduce");
     vision->excite = load_linear(loader, 2 * last, 2 * last / SQUEEZE, true, PREFIX "conv_exp.se.expand");
-    vision->attention_type =
+    vision->between =
         precision != FVLM_PRECISION_FP32 && fvlm_packed_multiplies_bf16() ? FVLM_PACKED_BF16 : FVLM_PACKED_FP32;
     pack_layers(loader, precision, vision);
     return loader->status ? NULL : vision;
@@ -374,6 +391,7 @@ static void swap_buffers(float **a, float **b)
 static void run_ffn(struct pass *pass, const struct conv_ffn *ffn)
 {
     fvlm_packed_ffn packed = {.conv = depthwise_shape(&ffn->conv, pass->side, FVLM_ACTIVATION_NONE),
+                              .conv_units = ffn->conv_units,
                               .fc1 = ffn->fc1.packed,
                               .fc2 = ffn->fc2.packed,
                               .bias1 = ffn->fc1.bias,
@@ -390,8 +408,7 @@ static void run_attention(const struct pass *pass, const struct block *block, si
     float *qkv = pass->workspace + pass->layout.qkv;
     fvlm_layer_norm(pass->pool, pass->x, pixels, channels, block->norm_weight, block->norm_bias, NORM_EPS, pass->mixed);
     run_linear(pass, &block->qkv, pass->mixed, pixels, qkv, (fvlm_epilogue){0});
-    fvlm_packed_attention(pass->pool, pass->vision->attention_type, pixels, channels / FVLM_VISION_HEAD_DIM, qkv,
-                          pass->mixed);
+    fvlm_packed_attention(pass->pool, pass->vision->between, pixels, channels / FVLM_VISION_HEAD_DIM, qkv, pass->mixed);
     run_linear(pass, &block->projection, pass->mixed, pixels, pass->x,
                (fvlm_epilogue){.scale = block->attention_scale, .residual = pass->x});
 }

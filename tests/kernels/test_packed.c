@@ -8,7 +8,7 @@
 
 #include "base/cpu.h"
 #include "base/memory.h"
-#include "kernels/packed.h"
+#include "kernels/packed_block.h"
 
 static const fvlm_packed_type types[] = {FVLM_PACKED_FP32, FVLM_PACKED_FP32_BF16, FVLM_PACKED_BF16, FVLM_PACKED_INT8};
 enum { TYPES = sizeof types / sizeof types[0] };
@@ -273,6 +273,7 @@ struct ffn_case {
     fvlm_depthwise conv;
     size_t wide;
     float *x, *w1, *w2, *bias1, *bias2, *scale;
+    uint32_t *units; /* NULL: the convolution is in float32 */
     void *memory1, *memory2;
 };
 
@@ -288,6 +289,10 @@ static struct ffn_case random_ffn(size_t height, size_t width, size_t channels, 
                               .stride = 1,
                               .weight = taps,
                               .bias = harness_floats(channels, 1)};
+    if (harness_random() & 1) {
+        c.units = harness_bytes(fvlm_packed_convolution_units(channels) * sizeof *c.units);
+        fvlm_packed_convolution(&c.conv, c.units);
+    }
     c.x = harness_floats(height * width * channels, 1);
     c.w1 = harness_floats(wide * channels, 1 / sqrtf((float)channels));
     c.w2 = harness_floats(channels * wide, 1 / sqrtf((float)wide));
@@ -302,6 +307,7 @@ static struct ffn_case random_ffn(size_t height, size_t width, size_t channels, 
 static fvlm_packed_ffn pack_ffn(const struct ffn_case *c, fvlm_packed_type type, int threads)
 {
     return (fvlm_packed_ffn){.conv = c->conv,
+                             .conv_units = type == FVLM_PACKED_BF16 || type == FVLM_PACKED_INT8 ? c->units : NULL,
                              .fc1 = pack(type, c->wide, c->conv.channels, c->w1, threads, c->memory1),
                              .fc2 = pack(type, c->conv.channels, c->wide, c->w2, threads, c->memory2),
                              .bias1 = c->bias1,
@@ -324,6 +330,51 @@ static void expected_conv(const fvlm_depthwise *conv, const float *x, float *y)
                 }
                 y[(row * conv->width + column) * conv->channels + c] = (float)sum;
             }
+}
+
+/* An area of a convolution of bf16 against all of it, of rounded numbers, in double precision. */
+static void check_convolve(void)
+{
+    size_t height = harness_between(1, 30), width = harness_between(1, 40), channels = harness_between(1, 70);
+    size_t count = height * width * channels;
+    float *x = harness_floats(count, 1), *rounded = harness_output(count), *expected = harness_output(count);
+    float *taps = harness_floats(49 * channels, 1.0f / 7);
+    uint32_t *units = harness_bytes(fvlm_packed_convolution_units(channels) * sizeof *units);
+    fvlm_depthwise conv = {.height = height,
+                           .width = width,
+                           .channels = channels,
+                           .multiplier = 1,
+                           .kernel = 7,
+                           .stride = 1,
+                           .weight = taps,
+                           .bias = harness_floats(channels, 1)};
+    for (size_t i = 0; i < 49 * channels; i++)
+        taps[i] = as_bf16(taps[i]);
+    for (size_t i = 0; i < count; i++) {
+        /* Numbers halfway between two others may become either. */
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        x[i] = (bits & 0xffff) == 0x8000 ? as_bf16(x[i]) : x[i];
+        rounded[i] = as_bf16(x[i]);
+    }
+    fvlm_packed_convolution(&conv, units);
+    expected_conv(&conv, rounded, expected);
+    fvlm_conv_area area = {.row = harness_between(0, height - 1), .column = harness_between(0, width - 1)};
+    area.rows = harness_between(1, height - area.row < FVLM_AREA_ROWS ? height - area.row : FVLM_AREA_ROWS);
+    area.columns =
+        harness_between(1, width - area.column < FVLM_AREA_COLUMNS ? width - area.column : FVLM_AREA_COLUMNS);
+    area.y_stride = channels + harness_between(0, 5);
+    area.line_stride = area.columns * area.y_stride + harness_between(0, 5);
+    size_t outputs = (area.rows - 1) * area.line_stride + (area.columns - 1) * area.y_stride + channels;
+    HARNESS_LEVELS(level)
+    {
+        area.y = harness_output(outputs);
+        fvlm_packed_kernels_select()->convolve(&conv, units, x, &area);
+        for (size_t i = 0; i < area.rows; i++)
+            harness_near_rows("bf16 convolution", expected + ((area.row + i) * width + area.column) * channels,
+                              channels, area.y + i * area.line_stride, area.y_stride, area.columns, channels,
+                              (harness_tolerance){1e-5, 1e-5});
+    }
 }
 
 /* The block against its layers in double precision. */
@@ -557,6 +608,7 @@ static const harness_test tests[] = {
     {"special", 40, check_special, NULL},
     {"degenerate", 10, check_degenerate, NULL},
     {"attention", 20, check_attention, bench_attention},
+    {"convolve", 30, check_convolve, NULL},
     {"ffn", 8, check_ffn, bench_ffn},
     {"stem", 12, check_stem, NULL},
 };

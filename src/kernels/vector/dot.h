@@ -45,8 +45,21 @@ FVLM_INLINE vf vd_as_float(vd a) { return _mm512_castsi512_ps(a); } /* the bits 
 /* The first and the second bf16 number of each unit. */
 FVLM_INLINE vf vd_first_bf16(vd a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
 FVLM_INLINE vf vd_second_bf16(vd a) { return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(-0x10000))); }
+/* Units of two numbers, rounded to nearest, and away from 0 halfway. */
+FVLM_INLINE vd vd_pair_bf16(vf first, vf second)
+{
+    __m512i half = _mm512_set1_epi32(0x8000);
+    __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(first), half), 16);
+    __m512i high = _mm512_add_epi32(_mm512_castps_si512(second), half);
+    return _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi32(-0x10000)));
+}
 #if defined(__AVX512BF16__)
-FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+/* Written as assembly because gcc 12 copies and spills the sums around the intrinsic. */
+FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
+{
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+}
 /* VF_LANES numbers, rounded to nearest even. */
 FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a)); }
 #else
@@ -66,8 +79,7 @@ FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a)
 #endif
 #if defined(__AVX512VNNI__)
 #define DOT_LEVELS 255
-/* a unsigned, b signed. Written as assembly because gcc 12 copies and spills the sums around the intrinsic, which
- * halves the speed of a tile. */
+/* a unsigned, b signed. Assembly for the same reason: the intrinsic halves the speed of a tile. */
 FVLM_INLINE vd vd_dot_u8s8(vd sum, vd a, vd b)
 {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
@@ -156,6 +168,13 @@ FVLM_INLINE vf vd_float(vd a) { return _mm256_cvtepi32_ps(a); }
 FVLM_INLINE vf vd_as_float(vd a) { return _mm256_castsi256_ps(a); }
 FVLM_INLINE vf vd_first_bf16(vd a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
 FVLM_INLINE vf vd_second_bf16(vd a) { return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32(-0x10000))); }
+FVLM_INLINE vd vd_pair_bf16(vf first, vf second)
+{
+    __m256i half = _mm256_set1_epi32(0x8000);
+    __m256i low = _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(first), half), 16);
+    __m256i high = _mm256_add_epi32(_mm256_castps_si256(second), half);
+    return _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi32(-0x10000)));
+}
 FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
 {
     return vf_fma(vd_second_bf16(a), vd_second_bf16(b), vf_fma(vd_first_bf16(a), vd_first_bf16(b), sum));
@@ -252,6 +271,13 @@ FVLM_INLINE vf vd_float(vd a) { return vcvtq_f32_s32(a); }
 FVLM_INLINE vf vd_as_float(vd a) { return vreinterpretq_f32_s32(a); }
 FVLM_INLINE vf vd_first_bf16(vd a) { return vreinterpretq_f32_s32(vshlq_n_s32(a, 16)); }
 FVLM_INLINE vf vd_second_bf16(vd a) { return vreinterpretq_f32_s32(vandq_s32(a, vdupq_n_s32(-0x10000))); }
+FVLM_INLINE vd vd_pair_bf16(vf first, vf second)
+{
+    uint32x4_t half = vdupq_n_u32(0x8000);
+    uint32x4_t low = vaddq_u32(vreinterpretq_u32_f32(first), half);
+    uint32x4_t high = vaddq_u32(vreinterpretq_u32_f32(second), half);
+    return vreinterpretq_s32_u32(vsriq_n_u32(high, low, 16));
+}
 FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
 {
     return vf_fma(vd_second_bf16(a), vd_second_bf16(b), vf_fma(vd_first_bf16(a), vd_first_bf16(b), sum));

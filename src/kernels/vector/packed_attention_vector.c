@@ -2,7 +2,7 @@
  * and that product added to what earlier chunks gave. */
 #include <math.h>
 
-#include "kernels/vector/packed_attention.h"
+#include "kernels/vector/packed_parts.h"
 #include "kernels/vector/packed_tile.h"
 #include "kernels/vector/vector_math.h"
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "kernels/vector/interleave.h"
-#include "kernels/vector/packed_attention.h"
+#include "kernels/vector/packed_parts.h"
 #include "kernels/vector/packed_tile.h"
 #include "kernels/vector/vector_math.h"
 
@@ -29,12 +29,12 @@ FVLM_INLINE struct worth worth_of(const fvlm_packed *w, size_t channel, size_t s
     return (struct worth){vf_load(w->scales + channel), vf_load(w->sums + slice * padded + channel)};
 }
 
-/* The float that a raw sum of slice `slice` of x stands for: sum of (low + scale u) W. */
-FVLM_INLINE vf worth_apply(struct worth worth, const fvlm_packed_rows *x, size_t slice, size_t row, vd integers)
+/* `start` and the float that a raw sum of slice `slice` of x stands for: sum of (low + scale u) W. */
+FVLM_INLINE vf worth_add(struct worth worth, const fvlm_packed_rows *x, size_t slice, size_t row, vd integers, vf start)
 {
     size_t at = slice * x->rows + row;
     vf scale = vf_set(x->scale[at]), low = vf_set(x->low[at]);
-    return vf_fma(vf_mul(vd_float(integers), scale), worth.scale, vf_mul(low, worth.sum));
+    return vf_fma(vf_mul(vd_float(integers), scale), worth.scale, vf_fma(low, worth.sum, start));
 }
 
 /* Fill the tile's raw sums; for int8 and several slices also what comes before the last one. */
@@ -62,23 +62,23 @@ FVLM_INLINE void multiply(fvlm_packed_type type, const fvlm_packed_block *call, 
             struct worth worth = worth_of(w, tile->channel + (size_t)v * VF_LANES, call->slice + slice);
             for (size_t i = 0; i < tile->rows; i++) {
                 size_t at = i * WIDTH + (size_t)v * VF_LANES;
-                vf value =
-                    worth_apply(worth, call->x, slice, call->first_row + tile->row + i, vd_load(tile->integers + at));
-                vf_store(tile->sums + at, slice == 0 ? value : vf_add(value, vf_load(tile->sums + at)));
+                vf start = slice == 0 ? vf_zero() : vf_load(tile->sums + at);
+                vf_store(tile->sums + at, worth_add(worth, call->x, slice, call->first_row + tile->row + i,
+                                                    vd_load(tile->integers + at), start));
             }
         }
     }
 }
 
-/* The sums of row i of the tile, vector v. */
+/* The sums of row i of the tile, vector v, and the bias. */
 FVLM_INLINE vf tile_sum(fvlm_packed_type type, const fvlm_packed_block *call, const struct tile *tile,
-                        struct worth worth, size_t i, int v)
+                        struct worth worth, size_t i, int v, vf bias)
 {
     size_t at = i * WIDTH + (size_t)v * VF_LANES, last = call->slices - 1;
     if (type != FVLM_PACKED_INT8)
-        return vf_load(tile->sums + at);
-    vf value = worth_apply(worth, call->x, last, call->first_row + tile->row + i, vd_load(tile->integers + at));
-    return last == 0 ? value : vf_add(value, vf_load(tile->sums + at));
+        return vf_add(vf_load(tile->sums + at), bias);
+    vf start = last == 0 ? bias : vf_add(vf_load(tile->sums + at), bias);
+    return worth_add(worth, call->x, last, call->first_row + tile->row + i, vd_load(tile->integers + at), start);
 }
 
 FVLM_INLINE struct worth last_worth(fvlm_packed_type type, const fvlm_packed_block *call, const struct tile *tile,
@@ -115,7 +115,7 @@ FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const
         vf bias = load_channels(epilogue->bias, channel, n, 0), scale = load_channels(epilogue->scale, channel, n, 1);
         size_t length = call->line > 0 ? call->line : call->rows, line = tile->row / length, place = tile->row % length;
         for (size_t i = 0; i < tile->rows; i++) {
-            vf value = activate(type, activation, vf_add(tile_sum(type, call, tile, worth, i, v), bias));
+            vf value = activate(type, activation, tile_sum(type, call, tile, worth, i, v, bias));
             if (epilogue->residual)
                 value = vf_fma(
                     value, scale,
@@ -196,7 +196,7 @@ FVLM_INLINE void finish_hidden(fvlm_packed_type type, const fvlm_packed_block *c
         vf bias = load_channels(call->epilogue->bias, channel, n, 0);
         for (size_t i = 0; i < tile->rows; i++) {
             size_t row = tile->row + i;
-            vf value = activate(type, FVLM_ACTIVATION_GELU, vf_add(tile_sum(type, call, tile, worth, i, v), bias));
+            vf value = activate(type, FVLM_ACTIVATION_GELU, tile_sum(type, call, tile, worth, i, v, bias));
             void *out = to->data + row * to->stride;
             if (fvlm_packed_is_fp32(type)) {
                 vf_store((float *)out + column, value);
@@ -339,4 +339,5 @@ const fvlm_packed_kernels FVLM_FOR_ISA(fvlm_packed_kernels) = {.bf16 = DOT_BF16,
                                                                .prepare = prepare,
                                                                .block = block,
                                                                .hidden = hidden,
-                                                               .attend = FVLM_FOR_ISA(fvlm_packed_attend)};
+                                                               .attend = FVLM_FOR_ISA(fvlm_packed_attend),
+                                                               .convolve = FVLM_FOR_ISA(fvlm_packed_convolve)};
