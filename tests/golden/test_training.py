@@ -135,9 +135,9 @@ def test_labels(tmp_path):
 def test_bf16_gradients(tmp_path):
     """Products of rounded numbers move each gradient a little."""
     gradients, losses = {}, {}
-    for precision in ("fp32", "bf16"):
+    for precision, flag in (("fp32", "false"), ("bf16", "true")):
         out = tmp_path / f"{precision}.safetensors"
-        answer = train("--tune", "projector,llm", "--precision", precision, "--dump-grads", out, "--json")
+        answer = train("--tune", "projector,llm", "--bf16", flag, "--dump-grads", out, "--json")
         gradients[precision], losses[precision] = read_safetensors(out), json.loads(answer)["loss"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], abs=BF16_LOSS_BAR)
     errors = [
