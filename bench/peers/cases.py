@@ -61,7 +61,7 @@ def measured(ours, measure):
 def training(title, mode, arguments, model="full"):
     """A step of training on one picture and its text; PyTorch's weights and AdamW's moments are bf16."""
     ours = Ours(f"fastvlm bf16, {title}", ["--precision", "bf16", *arguments], "step_ms", model)
-    peer = Peer("PyTorch bf16, transformers", {"peer": "pytorch-training", "mode": mode, "source": model}, "step")
+    peer = Peer("PyTorch bf16, transformers", {"peer": "pytorch-training", "mode": mode}, "step")
     return Case(f"a training step, {title}", [ours], [peer])
 
 
