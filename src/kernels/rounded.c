@@ -29,6 +29,11 @@ const fvlm_int8_kernels *fvlm_int8_kernels_select(void)
         return &fvlm_int8_kernels_avx512vnni;
     if (flags & FVLM_CPU_AVX2)
         return &fvlm_int8_kernels_avx2;
+#elif defined(__aarch64__)
+    if (flags & FVLM_CPU_I8MM)
+        return &fvlm_int8_kernels_i8mm;
+    if (flags & FVLM_CPU_DOTPROD)
+        return &fvlm_int8_kernels_dotprod;
 #endif
     return &fvlm_int8_kernels_reference;
 }

@@ -6,7 +6,7 @@
  * DOT_LEVELS is the largest integer that an activation may become.
  *
  * Where activations are signed and weights rounded to integers, these become DOT_ZERO + integer, with integers up to
- * DOT_WEIGHTS, as the product needs it. 8-bit weights q that are used as they are meet vd_dot_q8, which multiplies
+ * DOT_WEIGHTS, as the product needs it; vd_dot_panel multiplies DOT_OFFSET + integer. 8-bit weights q that are used as they are meet vd_dot_q8, which multiplies
  * q - DOT_Q8_ZERO.
  */
 #ifndef FVLM_KERNELS_VECTOR_DOT_H
@@ -102,7 +102,7 @@ FVLM_INLINE void vf_store_u8(uint8_t *p, vf a)
 FVLM_INLINE void vf_store_i8(int8_t *p, vf a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a))); }
 FVLM_INLINE float vf_least(vf a) { return _mm512_reduce_min_ps(a); }
 
-enum { DOT_ZERO = 128, DOT_WEIGHTS = 127, DOT_Q8_ZERO = 0 };
+enum { DOT_ZERO = 128, DOT_OFFSET = DOT_ZERO, DOT_WEIGHTS = 127, DOT_Q8_ZERO = 0 };
 FVLM_INLINE vd vd_set(int32_t x) { return _mm512_set1_epi32(x); }
 FVLM_INLINE vd vd_low(vd a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); } /* low halves of bytes */
 FVLM_INLINE vd vd_high(vd a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
@@ -211,7 +211,7 @@ FVLM_INLINE void vf_store_i8(int8_t *p, vf a)
 }
 FVLM_INLINE float vf_least(vf a) { return -vf_largest(vf_sub(vf_zero(), a)); }
 
-enum { DOT_ZERO = 64, DOT_WEIGHTS = 63, DOT_Q8_ZERO = 128 };
+enum { DOT_ZERO = 64, DOT_OFFSET = DOT_ZERO, DOT_WEIGHTS = 63, DOT_Q8_ZERO = 128 };
 FVLM_INLINE vd vd_set(int32_t x) { return _mm256_set1_epi32(x); }
 FVLM_INLINE vd vd_low(vd a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
 FVLM_INLINE vd vd_high(vd a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
@@ -308,6 +308,57 @@ FVLM_INLINE void vf_store_i8(int8_t *p, vf a)
     memcpy(p, &word, sizeof word);
 }
 FVLM_INLINE float vf_least(vf a) { return vminvq_f32(a); }
+
+#if defined(__ARM_FEATURE_DOTPROD)
+enum { DOT_ROWS = 3 }; /* 24 sums */
+enum { DOT_WEIGHTS = 127, DOT_Q8_ZERO = 128 };
+FVLM_INLINE vd vd_set(int32_t x) { return vdupq_n_s32(x); }
+FVLM_INLINE uint8x16_t vd_bytes(vd a) { return vreinterpretq_u8_s32(a); }
+FVLM_INLINE vd vd_low(vd a) { return vreinterpretq_s32_u8(vandq_u8(vd_bytes(a), vdupq_n_u8(15))); }
+FVLM_INLINE vd vd_high(vd a) { return vreinterpretq_s32_u8(vshrq_n_u8(vd_bytes(a), 4)); }
+FVLM_INLINE vd vd_flip(vd a) { return vreinterpretq_s32_u8(veorq_u8(vd_bytes(a), vdupq_n_u8(128))); }
+FVLM_INLINE vd vd_dot_s8(vd sum, vd a, vd b) { return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)); }
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+enum { DOT_ZERO = 128, DOT_OFFSET = DOT_ZERO };
+FVLM_INLINE vd vd_dot_panel(vd sum, vd weights, vd x) { return vusdotq_s32(sum, vd_bytes(weights), vreinterpretq_s8_s32(x)); }
+#else
+enum { DOT_ZERO = 128, DOT_OFFSET = 0 };
+FVLM_INLINE vd vd_dot_panel(vd sum, vd weights, vd x) { return vd_dot_s8(sum, vd_flip(weights), x); }
+#endif
+FVLM_INLINE vd vd_dot_u4(vd sum, vd q, vd x) { return vd_dot_s8(sum, q, x); }
+FVLM_INLINE vd vd_dot_q8(vd sum, vd q, vd x) { return vd_dot_s8(sum, vd_flip(q), x); }
+/* A vector is part of one group, whose scale is all that spreads. */
+FVLM_INLINE vd vd_load_16(const uint8_t *p, size_t stride)
+{
+    (void)stride;
+    return vd_load(p);
+}
+FVLM_INLINE vd vd_load_32(const uint8_t *p, size_t stride)
+{
+    (void)stride;
+    return vd_load(p);
+}
+typedef struct { char none; } vf_index;
+FVLM_INLINE vf_index vf_lanes(size_t each, size_t step)
+{
+    (void)each, (void)step;
+    return (vf_index){0};
+}
+FVLM_INLINE vf vf_spread(const float *p, vf_index index)
+{
+    (void)index;
+    return vdupq_n_f32(*p);
+}
+typedef vf_index vf_index_f16;
+FVLM_INLINE vf_index_f16 vf_lanes_f16(size_t each, size_t bytes) { return vf_lanes(each, bytes); }
+FVLM_INLINE vf vf_spread_f16(const uint8_t *p, vf_index_f16 index)
+{
+    uint16_t half;
+    (void)index;
+    memcpy(&half, p, sizeof half);
+    return vf_set_f16(half);
+}
+#endif
 
 #endif
 /* clang-format on */

@@ -24,6 +24,16 @@ enum {
 /* One line a name, to be read as a table. */
 /* clang-format off */
 /* 16 bytes: q of 4 bits in them, looked up in a table of 16. */
+#if defined(__ARM_NEON)
+typedef uint8x16_t vb;
+FVLM_INLINE vb vb_load(const void *p) { return vld1q_u8(p); }
+FVLM_INLINE void vb_store(void *p, vb a) { vst1q_u8(p, a); }
+FVLM_INLINE vb vb_low(vb a) { return vandq_u8(a, vdupq_n_u8(15)); }
+FVLM_INLINE vb vb_high(vb a) { return vshrq_n_u8(a, 4); }
+FVLM_INLINE vb vb_lookup(vb table, vb index) { return vqtbl1q_u8(table, index); }
+FVLM_INLINE vb vb_zip_first(vb a, vb b) { return vzip1q_u8(a, b); }
+FVLM_INLINE vb vb_zip_last(vb a, vb b) { return vzip2q_u8(a, b); }
+#else
 typedef __m128i vb;
 FVLM_INLINE vb vb_load(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 FVLM_INLINE void vb_store(void *p, vb a) { _mm_storeu_si128((__m128i *)p, a); }
@@ -33,6 +43,7 @@ FVLM_INLINE vb vb_lookup(vb table, vb index) { return _mm_shuffle_epi8(table, in
 /* The first 8 bytes of both in turns, and the last. */
 FVLM_INLINE vb vb_zip_first(vb a, vb b) { return _mm_unpacklo_epi8(a, b); }
 FVLM_INLINE vb vb_zip_last(vb a, vb b) { return _mm_unpackhi_epi8(a, b); }
+#endif
 /* clang-format on */
 
 /* Rounding. */
@@ -267,7 +278,7 @@ FVLM_INLINE void dot_group(size_t rows, const int8_t *x, size_t stride, const fl
     for (size_t i = 0; i < rows; i++)
         FVLM_UNROLL
     for (int v = 0; v < VECTORS; v++)
-        sum[i][v] = vd_set(-DOT_ZERO * offset[i]);
+        sum[i][v] = vd_set(-DOT_OFFSET * offset[i]);
     for (size_t k = 0; k < UNITS; k++) {
         vd weights[VECTORS];
         FVLM_UNROLL
@@ -515,14 +526,15 @@ FVLM_INLINE void multiply_rows(fvlm_dtype type, const fvlm_matrix *w, size_t row
         y[r] = vf_sum(sums[r]);
 }
 
-/* sum + the products of the blocks at p with x's columns from k on, a vector of q's bytes. */
+/* sum + the products of the blocks at p with x's columns from k on, a vector of q's bytes. (A vector may be half a
+ * block of Q8_0.) */
 FVLM_INLINE vf dot_blocks(fvlm_dtype type, const uint8_t *p, const fvlm_int8_vector *x, size_t k, vf_index_f16 index,
                           vf sum)
 {
     vf scale = vf_mul(vf_spread_f16(p, index), vf_set(x->scale[k / 32]));
     const int8_t *data = x->data + k;
     if (type == FVLM_Q8_0) {
-        vd q = vd_flip(vd_load_32(p + 2, 34));
+        vd q = vd_flip(vd_load_32(p + 2 + k % 32, 34));
         return vf_fma(vd_float(vd_dot_q8(vd_load(x->start + k / 4), q, vd_load(data))), scale, sum);
     }
     vd q = vd_load_16(p + 2, 18), low = vd_dot_u4(vd_load(x->start + k / 8), vd_low(q), vd_load(data));
