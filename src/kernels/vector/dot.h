@@ -6,8 +6,8 @@
  * DOT_LEVELS is the largest integer that an activation may become.
  *
  * Where activations are signed and weights rounded to integers, these become DOT_ZERO + integer, with integers up to
- * DOT_WEIGHTS, as the product needs it; vd_dot_panel multiplies DOT_OFFSET + integer. 8-bit weights q that are used as they are meet vd_dot_q8, which multiplies
- * q - DOT_Q8_ZERO.
+ * DOT_WEIGHTS, as the product needs it; vd_dot_panel multiplies DOT_OFFSET + integer. 8-bit weights q that are used as
+ * they are meet vd_dot_q8, which multiplies q - DOT_Q8_ZERO.
  */
 #ifndef FVLM_KERNELS_VECTOR_DOT_H
 #define FVLM_KERNELS_VECTOR_DOT_H
