@@ -168,13 +168,21 @@ def test_full_size(full_model, export, tmp_path, bits):
     compare(f"full size, {bits} bits", ours[-1], theirs[-1], relative_l2=2e-2)
 
 
-def test_full_size_packing(full_model, export):
-    folder = export("mlx", full_model, "--layout", "mlx-vlm", "--bits", 4)
+def test_full_size_apple_layout(full_model, export, tmp_path):
+    expected, _ = full_expected()
+    image = SHARED / "fixtures" / "images" / expected["image"]
+    run_apple(export("mlx", full_model), image, expected["question"], tmp_path, 8)
+
+
+@pytest.mark.parametrize("layout, bits", [("mlx-vlm", 4), ("mlx-vlm", 8), ("apple", 4)])
+def test_full_size_packing(full_model, export, layout, bits):
+    folder = export("mlx", full_model, *(("--layout", layout) if layout == "mlx-vlm" else ()), *options(bits))
     made, source = mx.load(str(folder / "model.safetensors")), mx.load(str(full_model / "model.safetensors"))
     names = [name[: -len(".scales")] for name in made if name.endswith(".scales")]
     for name in names:
-        weight = source[name.removeprefix("language_model.").replace("mm_projector", "model.mm_projector") + ".weight"]
-        for part, expected in zip(("weight", "scales", "biases"), mx.quantize(weight.astype(mx.float16), 64, 4)):
+        theirs = name.removeprefix("language_model.").replace("multi_modal_projector.linear_", "mm_projector.")
+        weight = source[theirs.replace("mm_projector", "model.mm_projector") + ".weight"]
+        for part, expected in zip(("weight", "scales", "biases"), mx.quantize(weight.astype(mx.float16), 64, bits)):
             assert mx.array_equal(made[f"{name}.{part}"], expected), f"{name}.{part}"
     print(f"{len(names)} matrices equal mx.quantize")
     assert len(names) == 24 * 7 + 3
