@@ -236,7 +236,7 @@ static void test_what_cannot_be_written(void **state)
     snprintf(place, sizeof place, "%s/Data/com.apple.CoreML/model.mlmodel", package);
     remove(place);
     assert_int_equal(fvlm_folder_create(place, &error), FVLM_OK);
-    assert_int_equal(build(FVLM_MIL_FLOAT16, true, SIDE), FVLM_ERROR_IO);
+    assert_int_equal(build(FVLM_MIL_FLOAT16, true, SIDE), FVLM_ERROR_ARGUMENT);
     assert_non_null(strstr(error.message, "model.mlmodel"));
 }
 
