@@ -54,12 +54,7 @@ FVLM_INLINE vd vd_pair_bf16(vf first, vf second)
     return _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi32(-0x10000)));
 }
 #if defined(__AVX512BF16__)
-/* Written as assembly because gcc 12 copies and spills the sums around the intrinsic. */
-FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
-{
-    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-    return sum;
-}
+FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 /* VF_LANES numbers, rounded to nearest even. */
 FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a)); }
 #else
@@ -79,7 +74,8 @@ FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a)
 #endif
 #if defined(__AVX512VNNI__)
 #define DOT_LEVELS 255
-/* a unsigned, b signed. Assembly for the same reason: the intrinsic halves the speed of a tile. */
+/* a unsigned, b signed. Written as assembly because gcc 12 copies and spills the sums around the intrinsic, which
+ * halves the speed of a tile. */
 FVLM_INLINE vd vd_dot_u8s8(vd sum, vd a, vd b)
 {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));

@@ -17,7 +17,7 @@ enum { PIXELS = 4 };
 enum { CACHE_LINE = 16, FETCHED = 64 }; /* channels */
 enum { LINES = FVLM_AREA_ROWS / 2 + PAD, PLACES = FVLM_AREA_COLUMNS + 2 * PAD };
 
-/* A line of input places from `left` on, that may lie before it: 0 where they are beyond the picture. */
+/* A line of input places: of zeros where it lies beyond the picture. */
 struct line {
     const float *x;
     size_t step;
