@@ -384,9 +384,12 @@ void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const 
                       .rows = FVLM_AREA_ROWS,
                       .columns = FVLM_AREA_COLUMNS,
                       .across = divide_up(conv->width, FVLM_AREA_COLUMNS)};
-    /* Lower areas where the scratch memory or the number of threads wants it. */
-    while (job.rows > 1 && (place_slab(&ffn->fc1, job.rows * job.columns, NULL).bytes > FVLM_SCRATCH_BYTES ||
-                            divide_up(conv->height, job.rows) * job.across < (size_t)fvlm_pool_threads(pool)))
+    /* Lower areas where the scratch memory or the number of threads wants it. Units of bf16 are of pairs of lines:
+     * which ones are a pair, and so how sums round, may not depend on the threads. */
+    size_t fewest = ffn->conv_units ? 2 : 1;
+    while (job.rows > 1 &&
+           (place_slab(&ffn->fc1, job.rows * job.columns, NULL).bytes > FVLM_SCRATCH_BYTES ||
+            (job.rows > fewest && divide_up(conv->height, job.rows) * job.across < (size_t)fvlm_pool_threads(pool))))
         job.rows /= 2;
     fvlm_pool_run(pool, divide_up(conv->height, job.rows) * job.across, ffn_task, &job);
 }
