@@ -165,12 +165,32 @@ def test_everything_learns_its_samples_by_heart(precision, tmp_path):
     assert first > 2 and last < 0.01
 
 
-@pytest.mark.skipif(SHARED, reason="its output layer, frozen beside adapters, bounds the loss at 4.5")
+def least_loss():
+    """What no adapter can get below: the final norm gives rows of one length, and the output layer behind it is frozen.
+    The mean over the targets of the least loss that any such row gives, by descent on the rows."""
+    weights = {}
+    for path in (GOLDEN.folder / "llava").glob("*.safetensors"):
+        weights |= read_safetensors(path)
+    embedding = np.asarray(weights.get("lm_head.weight", weights["model.embed_tokens.weight"]), np.float64)
+    output = embedding * np.asarray(weights["model.norm.weight"], np.float64)
+    targets = [label for sample in SAMPLES for label in sample["labels"] if label >= 0]
+    rows = output[targets] - output.mean(axis=0)
+    for _ in range(400):
+        rows *= math.sqrt(output.shape[1]) / np.linalg.norm(rows, axis=1, keepdims=True)
+        logits = rows @ output.T
+        logits -= logits.max(axis=1, keepdims=True)
+        likely = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        losses = -np.log(likely[np.arange(len(targets)), targets])
+        rows += 10 * (output[targets] - likely @ output)
+    return losses.mean()
+
+
 @pytest.mark.parametrize("model", ["llava", "apple_int4", "apple_int8"])
 def test_adapters_learn_their_samples_by_heart(model, tmp_path):
     options = ["--tune", "llm", "--lora", "true", "--lora-r", 16, "--lora-alpha", 32, "--lr", 1e-2]
-    first, last = overfit(tmp_path, 40, *options, model=model)
-    assert first > 2 and last < 0.01
+    first, last = overfit(tmp_path, 80 if SHARED else 40, *options, model=model)
+    least = least_loss() if SHARED else 0  # the own set's output layer is larger, and bounds nothing
+    assert first > 2 and last < least + 0.01
 
 
 def test_a_projector_learns_what_the_frozen_model_lets_it(tmp_path):
