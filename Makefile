@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 MODEL ?=
 
-.PHONY: all packages demo check check-all asan tsan ubsan fuzz arm64 wasm bench install format clean
+.PHONY: all packages demo nano check check-all asan tsan ubsan fuzz arm64 wasm bench install format clean
 
 all: $(BUILD)/build.ninja
 	@$(NINJA) -C $(BUILD)
@@ -18,10 +18,16 @@ $(BUILD)/build.ninja:
 packages:
 	@tools/install_packages.sh build
 
-# A small checkpoint with made-up weights answers about a picture.
+# The built-in model answers about a picture: docs/demo.jpg, SEED=N a new drawing, IMAGE=photo.jpg PROMPT="..." yours.
 demo: packages
 	@$(MAKE) --no-print-directory all
 	@tools/demo.sh $(BUILD)
+
+# Train the built-in model from nothing: hours. What is done is kept in build/nano, and the next call goes on.
+nano:
+	@tools/install_packages.sh check
+	@$(MAKE) --no-print-directory all
+	@tools/nano/train.sh $(BUILD)
 
 check:
 	@tools/check.sh check

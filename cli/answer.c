@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "base/text_buffer.h"
+#include "builtin_model.h"
 #include "options.h"
 #include "output.h"
 #include "zoo.h"
@@ -14,17 +15,22 @@ static const char placeholder[] = "<image>";
 
 fvlm_status cli_engine_open(fvlm_engine **engine, fvlm_error *error)
 {
-    char *folder = NULL;
+    char *model = NULL;
     fvlm_engine_options options;
     *engine = NULL;
     fvlm_status status = cli_engine_options_get(&options, error);
     if (status == FVLM_OK)
-        status = cli_model_folder(cli_model.model, &folder, error);
-    options.model = folder;
+        status = cli_model_path(cli_model.model, &model, error);
+    options.model = model;
     if (status == FVLM_OK)
         status = fvlm_engine_open(&options, engine, error);
-    free(folder);
+    free(model);
     return status;
+}
+
+const char *cli_model_name(void)
+{
+    return cli_model.model ? cli_model.model : CLI_BUILTIN_NAME;
 }
 
 fvlm_status cli_images_add(cli_images *images, const char *path, fvlm_error *error)
@@ -111,5 +117,5 @@ json_t *cli_answer_json(const fvlm_engine *engine, const fvlm_prefill_stats *sta
                      stats->image_tokens, "reused_tokens", stats->reused_tokens, "encode_ms",
                      cli_json_number(stats->encode_ms), "prefill_ms", cli_json_number(stats->prefill_ms), "ttft_ms",
                      cli_json_number(ttft_ms), "decode_tokens_per_s", cli_json_number(cli_decode_rate(answer)), "model",
-                     cli_json_text(cli_model.model), "precision", info.precision);
+                     cli_json_text(cli_model_name()), "precision", info.precision);
 }

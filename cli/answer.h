@@ -12,6 +12,8 @@
 
 /* Load the model of the options' group "model". */
 fvlm_status cli_engine_open(fvlm_engine **engine, fvlm_error *error);
+/* That model as it was asked for. */
+const char *cli_model_name(void);
 
 /* Pictures, in the order in which `<image>` stands for them. */
 typedef struct cli_images {

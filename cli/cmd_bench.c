@@ -115,7 +115,7 @@ static int report(const fvlm_engine *engine, const series *all, double load_ms, 
     size_t count = (size_t)runs;
     if (as_json) {
         json_t *object =
-            json_pack("{so ss ss si si si si si si so sI sI}", "model", cli_json_text(cli_model.model), "precision",
+            json_pack("{so ss ss si si si si si si so sI sI}", "model", cli_json_text(cli_model_name()), "precision",
                       info.precision, "isa", info.isa, "threads", info.threads, "resolution", info.resolution, "runs",
                       runs, "prompt_tokens", stats->prompt_tokens, "image_tokens", stats->image_tokens, "tokens",
                       tokens, "load_ms", cli_json_number(load_ms), "weight_bytes", (json_int_t)info.weight_bytes,
@@ -124,7 +124,7 @@ static int report(const fvlm_engine *engine, const series *all, double load_ms, 
             json_object_set_new(object, all[i].key, cli_json_number(median(all[i].values, count)));
         return cli_print_json(object);
     }
-    cli_print("model %s, vision %s at %d px, %s, %d threads\n", cli_model.model, info.precision, info.resolution,
+    cli_print("model %s, vision %s at %d px, %s, %d threads\n", cli_model_name(), info.precision, info.resolution,
               info.isa, info.threads);
     cli_print("prompt of %d tokens, %d of them the picture; %d tokens generated; %d runs\n\n", stats->prompt_tokens,
               stats->image_tokens, tokens, runs);

@@ -15,15 +15,18 @@
 #include "command.h"
 #include "options.h"
 #include "output.h"
+#include "show_picture.h"
 
 static char **image_paths, *first_prompt;
 static int as_json;
+static cli_display display;
 
 static const struct poptOption table[] = {
     {"image", 'i', POPT_ARG_ARGV, &image_paths, 0, "Picture of the first question; may be repeated", "FILE"},
     {"image-file", '\0', POPT_ARG_ARGV | POPT_ARGFLAG_DOC_HIDDEN, &image_paths, 0, NULL, NULL},
     {"prompt", 'p', POPT_ARG_STRING, &first_prompt, 0, "The first question", "TEXT"},
     {"json", '\0', POPT_ARG_NONE, &as_json, 0, "Print one JSON object for each answer", NULL},
+    CLI_SHOW_OPTION,
     CLI_MODEL_GROUP,
     CLI_GENERATION_GROUP,
     CLI_PROMPT_GROUP,
@@ -230,7 +233,7 @@ static fvlm_status add_image(chat *c, const char *path, fvlm_error *error)
     const fvlm_image *image = c->images.items[c->images.count - 1];
     fprintf(stderr, "%s, %zu x %zu, goes with the next question\n", path, fvlm_image_width(image),
             fvlm_image_height(image));
-    return FVLM_OK;
+    return cli_show_picture(image, display, error);
 }
 
 /* A path may stand in quotes, as terminals write it when a file is dropped on them. */
@@ -295,6 +298,10 @@ int cmd_chat(int argc, const char **argv)
     int code;
     if (!cli_parse(&usage, table, argc, argv, NULL, &code))
         return code;
+    if (as_json && cli_show)
+        return cli_usage_error(&usage, "--json prints objects and no pictures: leave --show out");
+    if (!cli_show_get(&usage, &display))
+        return CLI_USAGE;
     fvlm_error error;
     chat c = {.code = CLI_DONE};
     if (open_chat(&c, &error)) {

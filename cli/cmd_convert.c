@@ -13,8 +13,7 @@ static char *output, *to, *type, *keep;
 static int split, as_json, quiet;
 
 static const struct poptOption table[] = {
-    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0,
-     "Folder of a checkpoint, a GGUF file, or a name that `fastvlm models` lists", "MODEL"},
+    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0, CLI_MODEL_HELP, "MODEL"},
     {"model-path", '\0', POPT_ARG_STRING | POPT_ARGFLAG_DOC_HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"output", 'o', POPT_ARG_STRING, &output, 0, "File or folder to write", "PATH"},
     {"to", '\0', POPT_ARG_STRING, &to, 0, "Layout: gguf (the default), llava or fast_vlm", "LAYOUT"},
@@ -32,7 +31,7 @@ static const struct poptOption table[] = {
 
 static const cli_usage usage = {
     .command = "convert",
-    .arguments = "--model MODEL --output PATH [OPTION...]",
+    .arguments = "--output PATH [OPTION...]",
     .about = "write a model as one GGUF file, as the pair of them that llama.cpp reads, or as a folder",
     .example = "  fastvlm convert --model ./checkpoint --output fastvlm.gguf\n"
                "  fastvlm convert --model ./checkpoint --output small.gguf --type q4_k --keep embed=q8_0\n"
@@ -52,7 +51,7 @@ static fvlm_status convert(fvlm_convert_target target, fvlm_convert_report *repo
 {
     cli_progress progress = {0};
     char *model;
-    fvlm_status status = cli_model_folder(cli_model.model, &model, error);
+    fvlm_status status = cli_model_path(cli_model.model, &model, error);
     if (status)
         return status;
     fvlm_convert_options options = {.model = model,
@@ -100,8 +99,8 @@ int cmd_convert(int argc, const char **argv)
         return code;
     }
     if (report.replaced && !quiet)
-        cli_error("%zu tensors have rows that are not whole blocks of %s: they are q4_0 or f16", report.replaced,
-                  type ? type : "the type that was asked for");
+        cli_error("%zu tensors have rows that are not whole blocks of %s: they are f16, or q4_0 in place of q4_k",
+                  report.replaced, type ? type : "the type that was asked for");
     if (as_json)
         return cli_print_json(json_pack("{so sI sI sI sI}", "output", cli_json_text(output), "tensors",
                                         (json_int_t)report.tensors, "replaced", (json_int_t)report.replaced,

@@ -24,7 +24,7 @@ static const struct poptOption table[] = {
     {"data", 'd', POPT_ARG_STRING, &data_path, 0, "Questions in LLaVA's format: a JSON list, or JSON lines", "FILE"},
     {"image-folder", '\0', POPT_ARG_STRING, &image_folder, 0, "Where the pictures are (default: this folder)", "DIR"},
     {"image_folder", '\0', POPT_ARG_STRING | POPT_ARGFLAG_DOC_HIDDEN, &image_folder, 0, NULL, NULL},
-    {"metric", 'm', POPT_ARG_STRING, &metric, 0, "What to report, of exact, anls, vqa and perplexity (default: exact)",
+    {"metric", '\0', POPT_ARG_STRING, &metric, 0, "What to report, of exact, anls, vqa and perplexity (default: exact)",
      "LIST"},
     {"predictions", '\0', POPT_ARG_STRING, &predictions_path, 0, "Write every answer there, a JSON object a line",
      "FILE"},
@@ -323,7 +323,7 @@ static int report(const evaluation *e, double seconds)
             json_object_set_new(kinds, e->kinds[i].kind, tally_json(e, &e->kinds[i]));
         json_object_set_new(object, "kinds", kinds);
         json_object_set_new(object, "seconds", cli_json_number(seconds));
-        json_object_set_new(object, "model", cli_json_text(cli_model.model));
+        json_object_set_new(object, "model", cli_json_text(cli_model_name()));
         return cli_print_json(object);
     }
     cli_print("%-32s%s %10s%s%s%s%s\n", "kind", e->metrics & EXACT ? "    correct" : "", "questions",

@@ -14,8 +14,7 @@ static char *output, *type_name, *mlx_layout, **sizes;
 static int bits, group, quiet;
 
 static const struct poptOption table[] = {
-    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0,
-     "Folder of a checkpoint, a GGUF file, or a name that `fastvlm models` lists", "MODEL"},
+    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0, CLI_MODEL_HELP, "MODEL"},
     {"model-path", '\0', POPT_ARG_STRING | POPT_ARGFLAG_DOC_HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"output", 'o', POPT_ARG_STRING, &output, 0, "Folder to write; an earlier export there is replaced", "FOLDER"},
     {"out", '\0', POPT_ARG_STRING | POPT_ARGFLAG_DOC_HIDDEN, &output, 0, NULL, NULL},
@@ -78,7 +77,7 @@ static fvlm_status export_model(const struct request *request, fvlm_error *error
 {
     cli_progress progress = {0};
     char *model;
-    fvlm_status status = cli_model_folder(cli_model.model, &model, error);
+    fvlm_status status = cli_model_path(cli_model.model, &model, error);
     if (status)
         return status;
     fvlm_export_options options = {.model = model,

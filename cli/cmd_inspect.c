@@ -7,6 +7,7 @@
 #include "fastvlm/convert.h"
 #include "options.h"
 #include "output.h"
+#include "zoo.h"
 
 static int as_json;
 
@@ -16,7 +17,7 @@ static const struct poptOption table[] = {{"json", '\0', POPT_ARG_NONE, &as_json
                                           POPT_TABLEEND};
 
 static const cli_usage usage = {.command = "inspect",
-                                .arguments = "FILE [OPTION...]",
+                                .arguments = "MODEL [OPTION...]",
                                 .about = "list the tensors, types, sizes and metadata of a GGUF, safetensors or "
                                          "PyTorch file, an .mlpackage, or a checkpoint's folder",
                                 .example = "  fastvlm inspect model.gguf\n"
@@ -90,9 +91,13 @@ int cmd_inspect(int argc, const char **argv)
     if (!arguments[0] || arguments[1])
         return cli_usage_error(&usage, "give one file or folder");
     fvlm_error error;
-    fvlm_inspection *inspection;
-    fvlm_status status = fvlm_inspect(arguments[0], &inspection, &error);
+    fvlm_inspection *inspection = NULL;
+    char *path;
+    fvlm_status status = cli_model_path(arguments[0], &path, &error);
+    if (status == FVLM_OK)
+        status = fvlm_inspect(path, &inspection, &error);
     code = status ? cli_fail(&error) : as_json ? print_json(inspection) : print_table(inspection);
     fvlm_inspection_free(&inspection);
+    free(path);
     return code;
 }

@@ -19,7 +19,7 @@ static const struct poptOption table[] = {
     POPT_TABLEEND};
 
 static const cli_usage usage = {.command = "merge",
-                                .arguments = "--model M --adapter DIR --output DIR",
+                                .arguments = "--adapter DIR --output DIR",
                                 .about = "merge a LoRA adapter into the model it was trained on",
                                 .example = "  fastvlm merge --model ./llava-fastvithd_0.5b_stage3 --adapter tuned "
                                            "--output merged"};
@@ -33,14 +33,14 @@ int cmd_merge(int argc, const char **argv)
         return cli_usage_error(&usage, "--%s is missing", adapter ? "output" : "adapter");
     fvlm_error error;
     fvlm_engine_options options;
-    char *folder = NULL;
+    char *model = NULL;
     fvlm_status status = cli_engine_options_get(&options, &error);
     if (status == FVLM_OK)
-        status = cli_model_folder(cli_model.model, &folder, &error);
-    if (status == FVLM_OK && (fvlm_path_same(folder, output) || fvlm_path_same(adapter, output)))
+        status = cli_model_path(cli_model.model, &model, &error);
+    if (status == FVLM_OK && (fvlm_path_same(model, output) || fvlm_path_same(adapter, output)))
         status = fvlm_fail(&error, FVLM_ERROR_ARGUMENT, "--output %s is what is read: name another folder", output);
     if (status == FVLM_OK)
-        status = fvlm_adapter_merge(folder, adapter, output, options.threads, &error);
-    free(folder);
+        status = fvlm_adapter_merge(model, adapter, output, options.threads, &error);
+    free(model);
     return status ? cli_fail(&error) : CLI_DONE;
 }

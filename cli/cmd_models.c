@@ -1,6 +1,7 @@
-/* fastvlm models: the published models, and which of them are on this machine. */
+/* fastvlm models: the built-in model, the published ones, and which of them are on this machine. */
 #include <stdlib.h>
 
+#include "builtin_model.h"
 #include "command.h"
 #include "options.h"
 #include "output.h"
@@ -13,8 +14,17 @@ static const struct poptOption table[] = {
 
 static const cli_usage usage = {.command = "models",
                                 .arguments = "[--json]",
-                                .about = "list the published models and which are here",
+                                .about = "list the built-in model and the published ones, and which of them are here",
                                 .example = "  fastvlm models\n  fastvlm pull llava-fastvithd_0.5b_stage3"};
+
+static void list_builtin(json_t *list)
+{
+    if (list)
+        json_array_append_new(list, json_pack("{ss ss ss sb sb}", "name", CLI_BUILTIN_NAME, "layout", "GGUF", "about",
+                                              CLI_BUILTIN_ABOUT, "downloaded", 0, "built_in", 1));
+    else
+        cli_print("%-38s %-13s %-10s %s\n", CLI_BUILTIN_NAME, "GGUF", "built in", CLI_BUILTIN_ABOUT);
+}
 
 static fvlm_status list_model(const cli_zoo_model *model, json_t *list, fvlm_error *error)
 {
@@ -25,9 +35,9 @@ static fvlm_status list_model(const cli_zoo_model *model, json_t *list, fvlm_err
     bool here = cli_zoo_downloaded(folder);
     if (list)
         json_array_append_new(list,
-                              json_pack("{ss ss ss so sb so}", "name", model->name, "layout", model->layout, "about",
+                              json_pack("{ss ss ss so sb so sb}", "name", model->name, "layout", model->layout, "about",
                                         model->about, "url", json_sprintf("%s/%s.zip", CLI_ZOO_URL, model->name),
-                                        "downloaded", here, "folder", cli_json_text(folder)));
+                                        "downloaded", here, "folder", cli_json_text(folder), "built_in", 0));
     else
         cli_print("%-38s %-13s %-10s %s\n", model->name, model->layout, here ? "downloaded" : "-", model->about);
     free(folder);
@@ -49,6 +59,7 @@ int cmd_models(int argc, const char **argv)
     fvlm_status status = FVLM_OK;
     if (!as_json)
         cli_print("%-38s %-13s %-10s %s\n", "NAME", "LAYOUT", "HERE", "ABOUT");
+    list_builtin(list);
     for (size_t i = 0; status == FVLM_OK && i < count; i++)
         status = list_model(&models[i], list, &error);
     if (status) {

@@ -8,9 +8,11 @@
 #include "command.h"
 #include "options.h"
 #include "output.h"
+#include "show_picture.h"
 
 static char **image_paths, *prompt_text;
 static int as_json, show_stats;
+static cli_display display;
 
 static const struct poptOption table[] = {
     {"image", 'i', POPT_ARG_ARGV, &image_paths, 0, "Picture file, `-` for standard input; may be repeated", "FILE"},
@@ -18,6 +20,7 @@ static const struct poptOption table[] = {
     {"prompt", 'p', POPT_ARG_STRING, &prompt_text, 0,
      "The question. Each picture puts one <image> and a newline before it, unless it places them itself", "TEXT"},
     {"json", '\0', POPT_ARG_NONE, &as_json, 0, "Print one JSON object when the answer is complete", NULL},
+    CLI_SHOW_OPTION,
     {"stats", '\0', POPT_ARG_NONE, &show_stats, 0, "Print times to standard error after the answer", NULL},
     CLI_MODEL_GROUP,
     CLI_GENERATION_GROUP,
@@ -67,6 +70,10 @@ static fvlm_status answer_question(fvlm_engine *engine, const fvlm_generation *g
 
     bool streaming = !as_json && generation->beams <= 1;
     double before_ms = fvlm_clock_ms() - start_ms;
+    for (size_t i = 0; status == FVLM_OK && i < images->count; i++)
+        status = cli_show_picture(images->items[i], display, error);
+    if (status)
+        return status;
     if (streaming)
         cli_interrupt_catch();
     status = fvlm_session_generate(session, generation, streaming ? print_piece : NULL, NULL, answers, error);
@@ -106,6 +113,10 @@ static int check_usage(void)
         return cli_usage_error(&usage, "--prompt is missing");
     if (!image_paths)
         return cli_usage_error(&usage, "--image is missing (`fastvlm chat` answers without one)");
+    if (as_json && cli_show)
+        return cli_usage_error(&usage, "--json prints an object and no pictures: leave --show out");
+    if (!cli_show_get(&usage, &display))
+        return CLI_USAGE;
     if (from_stdin > 1)
         return cli_usage_error(&usage, "standard input holds one picture, but `--image -` is given %zu times",
                                from_stdin);

@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/system.h"
 #include "base/text_buffer.h"
+#include "builtin_model.h"
 #include "command.h"
 #include "download.h"
 #include "options.h"
@@ -154,6 +155,12 @@ int cmd_pull(int argc, const char **argv)
     if (retries < 0)
         return cli_usage_error(&usage, "--retries is %d; it has to be 0 or more", retries);
     const char *name = arguments[0];
+    if (strcmp(name, CLI_BUILTIN_NAME) == 0) {
+        if (as_json)
+            return cli_print_json(json_pack("{ss sb}", "name", name, "built_in", 1));
+        cli_print("%s is built in: there is nothing to download\n", name);
+        return CLI_DONE;
+    }
     if (!cli_zoo_find(name))
         return cli_usage_error(&usage, "'%s' is not a published model (`fastvlm models` lists them)", name);
 

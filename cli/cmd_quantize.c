@@ -14,8 +14,7 @@ static char *output, *type = "q4_k", *keep, *method, *calibration_folder;
 static int split, as_json, quiet, sample_limit, max_tokens = 32;
 
 static const struct poptOption table[] = {
-    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0,
-     "Folder of a checkpoint, a GGUF file, or a name that `fastvlm models` lists", "MODEL"},
+    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0, CLI_MODEL_HELP, "MODEL"},
     {"model-path", '\0', POPT_ARG_STRING | POPT_ARGFLAG_DOC_HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"output", 'o', POPT_ARG_STRING, &output, 0, "GGUF file to write", "FILE"},
     {"type", '\0', POPT_ARG_STRING, &type, 0, "Number type of the weights: q8_0, q4_0, q4_k (the default)", "TYPE"},
@@ -38,7 +37,7 @@ static const struct poptOption table[] = {
 
 static const cli_usage usage = {
     .command = "quantize",
-    .arguments = "--model MODEL --output FILE --calibration FOLDER [OPTION...]",
+    .arguments = "--output FILE --calibration FOLDER [OPTION...]",
     .about =
         "round a model's weights to 4 or 8 bits; errors, perplexity and answers are compared with the model before",
     .example = "  fastvlm quantize --model ./checkpoint --output small.gguf --calibration ./pictures\n"
@@ -126,7 +125,7 @@ static fvlm_status quantize(fvlm_quantize_method how, const cli_calibration *cal
 {
     struct stage stage = {.name = NULL};
     char *model;
-    fvlm_status status = cli_model_folder(cli_model.model, &model, error);
+    fvlm_status status = cli_model_path(cli_model.model, &model, error);
     if (status)
         return status;
     fvlm_quantize_options options = {.convert = {.model = model,
@@ -181,7 +180,7 @@ int cmd_quantize(int argc, const char **argv)
     else
         code = as_json ? print_report_json(&report) : print_report(&report);
     if (status == FVLM_OK && report.convert.replaced && !quiet)
-        cli_error("%zu tensors have rows that are not whole blocks of %s: they are q4_0 or f16",
+        cli_error("%zu tensors have rows that are not whole blocks of %s: they are f16, or q4_0 in place of q4_k",
                   report.convert.replaced, type);
     fvlm_quantize_report_clear(&report);
     cli_calibration_clear(&calibration);

@@ -17,7 +17,9 @@ static int as_json, as_lines;
 
 /* Of the model's options only --model matters here. */
 static const struct poptOption table[] = {
-    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0, "Folder with a tokenizer, or a published name", "FOLDER|NAME"},
+    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0,
+     "Folder with a tokenizer, a GGUF file, or a name that `fastvlm models` lists (default: nano, the built-in model)",
+     "MODEL"},
     {"model-path", '\0', POPT_ARG_STRING | POPT_ARGFLAG_DOC_HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"text", '\0', POPT_ARG_STRING, &text_option, 0, "The text (default: all of standard input)", "TEXT"},
     {"json", '\0', POPT_ARG_NONE, &as_json, 0, "Print one JSON object: ids, decoded, decoded_skip_special", NULL},
@@ -26,7 +28,7 @@ static const struct poptOption table[] = {
     POPT_TABLEEND};
 
 static const cli_usage usage = {.command = "tokenize",
-                                .arguments = "--model FOLDER [TEXT] [OPTION...]",
+                                .arguments = "[TEXT] [OPTION...]",
                                 .about = "print the token ids of a text",
                                 .example = "  fastvlm tokenize --model ./checkpoint \"Hello, world!\"\n"
                                            "  fastvlm tokenize --model ./checkpoint --jsonl < texts.jsonl"};
@@ -34,12 +36,12 @@ static const cli_usage usage = {.command = "tokenize",
 /* The tokenizer alone, without the weights. */
 static fvlm_status open_tokenizer(fvlm_tokenizer **tokenizer, fvlm_error *error)
 {
-    char *folder = NULL;
+    char *path = NULL;
     *tokenizer = NULL;
-    fvlm_status status = cli_model_folder(cli_model.model, &folder, error);
+    fvlm_status status = cli_model_path(cli_model.model, &path, error);
     if (status == FVLM_OK)
-        status = fvlm_tokenizer_open(folder, tokenizer, error);
-    free(folder);
+        status = fvlm_tokenizer_open(path, tokenizer, error);
+    free(path);
     return status;
 }
 

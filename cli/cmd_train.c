@@ -62,7 +62,8 @@ static const struct poptOption table[] = {
     {"tune", '\0', POPT_ARG_STRING, &tune, 0, "Parts to train, of vision, projector and llm (default: projector,llm)",
      "LIST"},
     {"objective", '\0', POPT_ARG_STRING, &objective, 0,
-     "What is learned: answers, or the samples' \"labels\", which teach the vision tower alone (default: answers)",
+     "What is learned: answers, or the samples' \"labels\" and \"marks\", which teach the vision tower alone, or both "
+     "(default: answers)",
      "NAME"},
     {"tune-mm-mlp-adapter", '\0', POPT_ARG_STRING, &adapter_only, 0, "true: as --tune projector", "BOOL"},
     {"tune-mm-mlp-and-vision-tower", '\0', POPT_ARG_STRING | HIDDEN, &projector_and_tower, 0, NULL, NULL},
@@ -144,7 +145,7 @@ static const struct poptOption table[] = {
 
 static const cli_usage usage = {
     .command = "train",
-    .arguments = "--model M --data FILE --output DIR [OPTION...]",
+    .arguments = "--data FILE --output DIR [OPTION...]",
     .about = "fine-tune a model on conversations about pictures",
     .example = "  fastvlm train --model ./llava-fastvithd_0.5b_stage3 --data train.json --image-folder pictures \\\n"
                "      --tune projector,llm --batch-size 1 --gradient-accumulation-steps 16 --output tuned"};
@@ -194,9 +195,10 @@ static bool read_parts(fvlm_train_options *train)
         cli_usage_error(&usage, "--lora-r is %d; it has to be at least 1", lora_rank);
         return false;
     }
-    train->tune_vision = vision || both || train->classify;
-    train->tune_projector = !train->classify && !no_projector;
-    train->tune_llm = !train->classify && !only_projector && !both && !backbone;
+    bool wordless = train->objective == FVLM_LEARN_LABELS;
+    train->tune_vision = vision || both || train->objective != FVLM_LEARN_ANSWERS;
+    train->tune_projector = !wordless && !no_projector;
+    train->tune_llm = !wordless && !only_projector && !both && !backbone;
     if (!tune)
         return true;
     if (adapter_only || unfreeze_tower || freeze_backbone || projector_and_tower || freeze_projector) {
@@ -344,11 +346,15 @@ static bool read_options(fvlm_ranks *ranks, fvlm_train_options *train, double **
         cli_usage_error(&usage, "--batch-norm '%s' is neither running nor batch", batch_norm);
         return false;
     }
-    if (objective && strcmp(objective, "answers") != 0 && strcmp(objective, "labels") != 0) {
-        cli_usage_error(&usage, "--objective '%s' is neither answers nor labels", objective);
+    static const char *const objectives[] = {"answers", "labels", "both"}; /* of fvlm_objective */
+    int chosen = 0;
+    while (objective && chosen < 3 && strcmp(objective, objectives[chosen]) != 0)
+        chosen++;
+    if (chosen == 3) {
+        cli_usage_error(&usage, "--objective '%s' is none of answers, labels and both", objective);
         return false;
     }
-    train->classify = objective && strcmp(objective, "labels") == 0;
+    train->objective = (fvlm_objective)chosen;
     bool halves = false;
     if (!read_bool("bf16", bf16, &halves))
         return false;

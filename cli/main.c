@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/system.h"
+#include "builtin_model.h"
 #include "command.h"
 #include "fastvlm/engine.h"
 #include "output.h"
@@ -16,7 +17,7 @@ typedef struct command {
 static const command commands[] = {
     {"predict", "answer a question about pictures", cmd_predict},
     {"chat", "the same as a conversation", cmd_chat},
-    {"models", "list the published models and which are here", cmd_models},
+    {"models", "list the models that there are, and which are here", cmd_models},
     {"pull", "download a published model", cmd_pull},
     {"train", "fine-tune a model on conversations about pictures", cmd_train},
     {"merge", "merge a LoRA adapter into its model", cmd_merge},
@@ -67,8 +68,11 @@ static int run(int argc, const char **argv)
 
 int main(int argc, char **argv)
 {
+    fvlm_error error;
     setlocale(LC_CTYPE, "");
     fvlm_ignore_write_signals();
+    if (cli_builtin_model(&error))
+        return cli_fail(&error);
     int code = run(argc, (const char **)argv);
     return cli_close_output() ? code : CLI_FAILED;
 }

@@ -23,8 +23,7 @@ cli_prompt_options cli_prompt;
 
 /* Where the published Python tool has another name for an option, that name works too, but is not shown. */
 struct poptOption cli_model_table[] = {
-    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0,
-     "Folder of a checkpoint, a GGUF file, or a name that `fastvlm models` lists", "MODEL"},
+    {"model", 'm', POPT_ARG_STRING, &cli_model.model, 0, CLI_MODEL_HELP, "MODEL"},
     {"model-path", '\0', POPT_ARG_STRING | HIDDEN, &cli_model.model, 0, NULL, NULL},
     {"threads", 't', POPT_ARG_INT, &cli_model.threads, 0, "Threads to use (default: one for each processor)", "N"},
     {"precision", '\0', POPT_ARG_STRING, &cli_model.precision, 0,
@@ -34,7 +33,8 @@ struct poptOption cli_model_table[] = {
     {"ctx", '\0', POPT_ARG_INT, &cli_model.context, 0,
      "Positions of the context (default: the checkpoint's, at most 8192)", "N"},
     {"cpu-mask", '\0', POPT_ARG_STRING, &cli_model.cpu_mask, 0,
-     "Highest instruction set to use: none, avx2, avx512, neon, dotprod or all", "LEVEL"},
+     "Highest instruction set to use: none, avx2, avx512, avx512-vnni, avx512-bf16, amx, neon, dotprod, i8mm or all",
+     "LEVEL"},
     POPT_TABLEEND};
 
 struct poptOption cli_generation_table[] = {

@@ -38,6 +38,10 @@ typedef struct cli_prompt_options {
     char *template_name, *system;
 } cli_prompt_options;
 
+/* What --model does, where a table does not include the whole group. */
+#define CLI_MODEL_HELP                                                                                                 \
+    "Folder of a checkpoint, a GGUF file, or a name that `fastvlm models` lists (default: nano, the built-in model)"
+
 extern cli_model_options cli_model;
 extern cli_generation_options cli_generation;
 extern cli_prompt_options cli_prompt;

@@ -2,10 +2,12 @@
 #include "train_plan.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "command.h"
 #include "options.h"
 #include "output.h"
+#include "zoo.h"
 
 #define MAX_COUNTS 32
 
@@ -59,14 +61,9 @@ static void print_row(const char *model, int ranks, int zero, const fvlm_train_p
               gigabytes(memory->sent));
 }
 
-int cli_train_plan(const char *model, const fvlm_train_options *options, const char *list, int zero, int tokens,
-                   int threads, bool as_json)
+static int print_plan(const char *model, const char *path, const fvlm_train_options *options, const int *counts,
+                      int found, int zero, int tokens, int threads, bool as_json)
 {
-    int counts[MAX_COUNTS], found = read_counts(list ? list : "1,2,4,8,16,32", counts);
-    if (found == 0) {
-        cli_error("--plan-ranks '%s' is not a list of numbers of ranks, as 1,2,4", list);
-        return CLI_USAGE;
-    }
     json_t *rows = json_array();
     if (!as_json)
         cli_print(
@@ -83,7 +80,7 @@ int cli_train_plan(const char *model, const fvlm_train_options *options, const c
                 planned.zero = stage;
                 if (counts[n] == 1 && stage > 1)
                     continue; /* one process keeps everything */
-                if (fvlm_train_plan_make(name, &planned, counts[n], tokens, threads, &plan, &error)) {
+                if (fvlm_train_plan_make(path ? path : name, &planned, counts[n], tokens, threads, &plan, &error)) {
                     json_decref(rows);
                     return cli_fail(&error);
                 }
@@ -98,4 +95,24 @@ int cli_train_plan(const char *model, const fvlm_train_options *options, const c
         return cli_print_json(json_pack("{so}", "plan", rows));
     json_decref(rows);
     return CLI_DONE;
+}
+
+int cli_train_plan(const char *model, const fvlm_train_options *options, const char *list, int zero, int tokens,
+                   int threads, bool as_json)
+{
+    int counts[MAX_COUNTS], found = read_counts(list ? list : "1,2,4,8,16,32", counts);
+    if (found == 0) {
+        cli_error("--plan-ranks '%s' is not a list of numbers of ranks, as 1,2,4", list);
+        return CLI_USAGE;
+    }
+    bool here = model != NULL; /* not one of the published sizes, of which nothing has to be */
+    for (size_t i = 0; here && i < sizeof sizes / sizeof *sizes; i++)
+        here = strcmp(model, sizes[i]) != 0;
+    fvlm_error error;
+    char *path = NULL;
+    if (here && cli_model_path(model, &path, &error))
+        return cli_fail(&error);
+    int code = print_plan(model, path, options, counts, found, zero, tokens, threads, as_json);
+    free(path);
+    return code;
 }

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "builtin_model.h"
 
 static const cli_zoo_model models[] = {
     {"llava-fastvithd_0.5b_stage2", "LLaVA", "0.5B, before instruction tuning's last stage"},
@@ -78,27 +79,26 @@ bool cli_zoo_downloaded(const char *folder)
     return there;
 }
 
-fvlm_status cli_model_folder(const char *given, char **folder, fvlm_error *error)
+fvlm_status cli_model_path(const char *given, char **path, fvlm_error *error)
 {
-    *folder = NULL;
-    if (!given)
-        return fvlm_fail(error, FVLM_ERROR_ARGUMENT,
-                         "this build has no built-in model: pass --model FOLDER, or --model NAME after `fastvlm pull "
-                         "NAME` (`fastvlm models` lists names); `make demo` shows the program with made-up weights");
-    if (!fvlm_folder_exists(given) && cli_zoo_find(given)) {
-        fvlm_status status = cli_zoo_folder(given, folder, error);
-        if (status || cli_zoo_downloaded(*folder))
+    *path = NULL;
+    bool there = given && (fvlm_folder_exists(given) || fvlm_file_exists(given));
+    if (!given || (!there && strcmp(given, CLI_BUILTIN_NAME) == 0)) {
+        given = CLI_BUILTIN_PATH;
+    } else if (!there && cli_zoo_find(given)) {
+        fvlm_status status = cli_zoo_folder(given, path, error);
+        if (status || cli_zoo_downloaded(*path))
             return status;
-        free(*folder);
-        *folder = NULL;
+        free(*path);
+        *path = NULL;
         return fvlm_fail(error, FVLM_ERROR_IO, "the model %s is not downloaded yet: run `fastvlm pull %s`", given,
                          given);
-    }
-    if (!fvlm_folder_exists(given) && !fvlm_file_exists(given))
+    } else if (!there) {
         return fvlm_fail(
             error, FVLM_ERROR_IO,
-            "%s is neither the folder of a checkpoint nor a GGUF file nor a published model's name (`fastvlm models`)",
+            "%s is neither the folder of a checkpoint nor a GGUF file nor the name of a model (`fastvlm models`)",
             given);
-    *folder = fvlm_strdup(given);
-    return *folder ? FVLM_OK : fvlm_fail_memory(error);
+    }
+    *path = fvlm_strdup(given);
+    return *path ? FVLM_OK : fvlm_fail_memory(error);
 }

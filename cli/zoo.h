@@ -27,8 +27,8 @@ fvlm_status cli_zoo_home(char **folder, fvlm_error *error);
 fvlm_status cli_zoo_folder(const char *name, char **folder, fvlm_error *error);
 bool cli_zoo_downloaded(const char *folder);
 
-/* The folder that --model means: a folder as it is, a published name's downloaded folder, and for NULL the model that
- * is built in. *folder is freed with free(). */
-fvlm_status cli_model_folder(const char *given, char **folder, fvlm_error *error);
+/* The path that --model means: a folder or a file as it is, a published name's downloaded folder, and for NULL or
+ * "nano" the model that is built in. Free with free(). */
+fvlm_status cli_model_path(const char *given, char **path, fvlm_error *error);
 
 #endif

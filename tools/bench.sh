@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make bench`: every kernel by itself, the machine's limits, then a whole answer. $1 is the build folder; MODEL a checkpoint or published name,
-# the demo's small one unless given.
+# `make bench`: every kernel by itself, the machine's limits, then a whole answer. $1 is the build folder; MODEL a checkpoint or a
+# model's name, the built-in one unless given.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=${1:-build}
@@ -12,9 +12,6 @@ for program in "$build"/tests/kernels/test_*; do
 done
 echo "== the machine"
 "$build/fastvlm" bench --roofline
-model=${MODEL:-$build/demo-model}
-if [ -z "${MODEL:-}" ]; then
-    "$build/tools/make_demo_model" "$model"
-fi
+model=${MODEL:-nano}
 echo "== $model"
 "$build/fastvlm" bench --model "$model"

@@ -120,11 +120,11 @@ check-all)
     attempt run_check
     attempt run_full 4
     attempt run_asan 10
+    attempt run_tsan 10
+    attempt run_fuzz 5
     attempt run_wasm 3
-    attempt run_arm64 12
-    attempt run_tsan 12
-    attempt run_fuzz 8
-    attempt run_clients 30
+    attempt run_arm64 10
+    attempt run_clients 15
     ;;
 asan | ubsan | tsan | fuzz | arm64 | wasm)
     tools/install_packages.sh all

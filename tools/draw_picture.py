@@ -1,4 +1,4 @@
-"""Draw docs/boat.png, the picture of `make demo`: a red sailing boat at sunset. Needs numpy.
+"""Draw docs/boat.png, a picture to ask about: a red sailing boat at sunset. Needs numpy.
 
     /usr/bin/python3 tools/draw_picture.py docs/boat.png
 """

@@ -1,7 +1,10 @@
 /* Write a checkpoint with made-up weights: make_demo_model FOLDER [demo|nano|0.15b|0.5b|1.5b|7b].
  *
+ * `nano` is what the built-in model begins as: its tokenizer is in FOLDER before (nano/train_vocabulary.c), and its
+ * decoder starts small, as is usual for training from scratch.
+ *
  * The folder has the layout of the published LLaVA checkpoints: config.json, a tokenizer, model.safetensors in bf16.
- * `demo` (the default, for `make demo`) is small: the tower's stages, blocks and names are the real ones with small
+ * `demo` (the default) is small: the tower's stages, blocks and names are the real ones with small
  * widths (mm_vision_arch), so that every kernel of the real model runs. The others, for measurements, have the
  * published models' shapes, and 0.15b half the tower's widths; 7b needs 16 GB of memory. The tokenizer knows the 256
  * bytes and a list of words; only words have large output weights, so an answer is a row of words. It means nothing:
@@ -18,6 +21,8 @@
 #include "base/text_buffer.h"
 #include "formats/tensor_table.h"
 
+#define PLAIN_SPREAD 1.7f /* of a layer's weights, times sqrt(inputs): variance is kept */
+
 enum { STAGES = 5, RATIO = 4, BYTES = 256, MAX_TENSORS = 1024 };
 
 typedef struct sizes {
@@ -26,6 +31,9 @@ typedef struct sizes {
     size_t hidden, ffn, decoder_layers, heads, kv_heads, vocabulary;
     bool tied;
     int resolution, context;
+    float rope_theta;
+    float embedding;           /* largest weight of an embedding */
+    float branches, projector; /* of what branches add, and of the projector's first layer: times sqrt(inputs) */
 } sizes;
 
 static const char *const words[] = {
@@ -34,7 +42,7 @@ static const char *const words[] = {
     "in",     "is",    "island", "it",      "light", "long",  "near", "night",  "of",    "on",    "orange", "over",
     "person", "quiet", "red",    "rock",    "sail",  "sand",  "sea",  "shines", "shore", "sky",   "slowly", "small",
     "summer", "sun",   "the",    "tree",    "under", "water", "wave", "west",   "white", "wind",  "with",   "yellow"};
-enum { WORDS = sizeof words / sizeof *words, SPECIALS = 3, TOKENS = BYTES + WORDS + SPECIALS };
+enum { WORDS = sizeof words / sizeof *words, SPECIALS = 3, TOKENS = BYTES + WORDS + SPECIALS, NANO_TOKENS = 640 };
 static const char *const specials[SPECIALS] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
 #define TOWER "model.vision_tower.vision_tower.model."
 
@@ -43,13 +51,29 @@ static const char *const specials[SPECIALS] = {"<|endoftext|>", "<|im_start|>", 
     {                                                                                                                  \
         96, 192, 384, 768, 1536                                                                                        \
     }
+#define MADE_UP 1e6f, 0.3f, PLAIN_SPREAD, PLAIN_SPREAD
 static const sizes models[] = {
-    {"demo", {1, 2, 2, 1, 1}, {16, 32, 64, 128, 256}, 128, 384, 2, 2, 1, TOKENS, true, 256, 2048},
-    {"nano", {1, 2, 4, 2, 1}, {24, 48, 96, 192, 384}, 192, 512, 4, 6, 2, TOKENS, true, 256, 2048},
-    {"0.15b", {2, 12, 24, 4, 2}, {48, 96, 192, 384, 768}, 768, 3072, 12, 12, 4, 32000, true, 1024, 32768},
-    {"0.5b", FASTVITHD, 896, 4864, 24, 14, 2, 151936, true, 1024, 32768},
-    {"1.5b", FASTVITHD, 1536, 8960, 28, 12, 2, 151936, true, 1024, 32768},
-    {"7b", FASTVITHD, 3584, 18944, 28, 28, 4, 152064, false, 1024, 32768},
+    {"demo", {1, 2, 2, 1, 1}, {16, 32, 64, 128, 256}, 128, 384, 2, 2, 1, TOKENS, true, 256, 2048, MADE_UP},
+    {"nano",
+     {1, 2, 4, 2, 1},
+     {24, 48, 96, 192, 384},
+     192,
+     512,
+     4,
+     6,
+     2,
+     NANO_TOKENS,
+     true,
+     256,
+     2048,
+     1e4f,
+     0.06f,
+     0.6f,
+     8.5f},
+    {"0.15b", {2, 12, 24, 4, 2}, {48, 96, 192, 384, 768}, 768, 3072, 12, 12, 4, 32000, true, 1024, 32768, MADE_UP},
+    {"0.5b", FASTVITHD, 896, 4864, 24, 14, 2, 151936, true, 1024, 32768, MADE_UP},
+    {"1.5b", FASTVITHD, 1536, 8960, 28, 12, 2, 151936, true, 1024, 32768, MADE_UP},
+    {"7b", FASTVITHD, 3584, 18944, 28, 28, 4, 152064, false, 1024, 32768, MADE_UP},
 };
 
 /* The tensors to write. Data is bf16. */
@@ -106,10 +130,10 @@ static void add_vector(model *m, const char *name, size_t length, float centre, 
     add(m, name, &length, 1, centre, spread);
 }
 
-static void add_linear(model *m, const char *prefix, size_t out, size_t in, bool bias)
+static void add_linear(model *m, const char *prefix, size_t out, size_t in, float spread, bool bias)
 {
     name_buffer name;
-    add(m, join(m, name, prefix, ".weight"), (size_t[]){out, in}, 2, 0, 1.7f / sqrtf((float)in));
+    add(m, join(m, name, prefix, ".weight"), (size_t[]){out, in}, 2, 0, spread / sqrtf((float)in));
     if (bias)
         add_vector(m, join(m, name, prefix, ".bias"), out, 0, 0.05f);
 }
@@ -134,8 +158,8 @@ static void add_block(model *m, const char *prefix, size_t c, bool attention)
         add(m, join(m, n, prefix, "layer_scale_2"), (size_t[]){c, 1, 1}, 3, 0.2f, 0.05f);
         add_vector(m, join(m, n, prefix, "norm.weight"), c, 1, 0.1f);
         add_vector(m, join(m, n, prefix, "norm.bias"), c, 0, 0.1f);
-        add_linear(m, join(m, n, prefix, "token_mixer.qkv"), 3 * c, c, false);
-        add_linear(m, join(m, n, prefix, "token_mixer.proj"), c, c, true);
+        add_linear(m, join(m, n, prefix, "token_mixer.qkv"), 3 * c, c, PLAIN_SPREAD, false);
+        add_linear(m, join(m, n, prefix, "token_mixer.proj"), c, c, PLAIN_SPREAD, true);
     } else {
         add(m, join(m, n, prefix, "layer_scale"), (size_t[]){c, 1, 1}, 3, 0.2f, 0.05f);
         add_conv(m, join(m, n, prefix, "token_mixer.reparam_conv"), c, 1, 3, true, true);
@@ -180,8 +204,8 @@ static void add_tower(model *m)
     add_conv(m, TOWER "conv_exp.reparam_conv", features, 1, 3, true, false);
     add_conv(m, TOWER "conv_exp.se.reduce", features / 16, features, 1, true, false);
     add_conv(m, TOWER "conv_exp.se.expand", features, features / 16, 1, true, false);
-    add_linear(m, "model.mm_projector.0", m->shape->hidden, features, true);
-    add_linear(m, "model.mm_projector.2", m->shape->hidden, m->shape->hidden, true);
+    add_linear(m, "model.mm_projector.0", m->shape->hidden, features, m->shape->projector, true);
+    add_linear(m, "model.mm_projector.2", m->shape->hidden, m->shape->hidden, m->shape->branches, true);
 }
 
 static void add_decoder(model *m)
@@ -190,40 +214,33 @@ static void add_decoder(model *m)
     size_t hidden = s->hidden, keys = hidden / s->heads * s->kv_heads, weights = s->vocabulary * hidden;
     char prefix[64];
     name_buffer n;
-    uint16_t *output = add(m, "model.embed_tokens.weight", (size_t[]){s->vocabulary, hidden}, 2, 0, 0.3f);
+    uint16_t *output = add(m, "model.embed_tokens.weight", (size_t[]){s->vocabulary, hidden}, 2, 0, s->embedding);
     if (!s->tied)
-        output = add(m, "lm_head.weight", (size_t[]){s->vocabulary, hidden}, 2, 0, 0.3f);
+        output = add(m, "lm_head.weight", (size_t[]){s->vocabulary, hidden}, 2, 0, s->embedding);
     /* What is not a word gets small weights and so is hardly ever said. */
-    for (size_t i = 0; output && i < weights; i++)
+    for (size_t i = 0; output && s->vocabulary != NANO_TOKENS && i < weights; i++)
         if (i / hidden < BYTES || i / hidden >= BYTES + WORDS)
             output[i] = fvlm_bf16_from_float(0.2f * fvlm_float_from_bf16(output[i]));
     for (size_t layer = 0; layer < s->decoder_layers; layer++) {
         snprintf(prefix, sizeof prefix, "model.layers.%zu.", layer);
         add_vector(m, join(m, n, prefix, "input_layernorm.weight"), hidden, 1, 0.1f);
         add_vector(m, join(m, n, prefix, "post_attention_layernorm.weight"), hidden, 1, 0.1f);
-        add_linear(m, join(m, n, prefix, "self_attn.q_proj"), hidden, hidden, true);
-        add_linear(m, join(m, n, prefix, "self_attn.k_proj"), keys, hidden, true);
-        add_linear(m, join(m, n, prefix, "self_attn.v_proj"), keys, hidden, true);
-        add_linear(m, join(m, n, prefix, "self_attn.o_proj"), hidden, hidden, false);
-        add_linear(m, join(m, n, prefix, "mlp.gate_proj"), s->ffn, hidden, false);
-        add_linear(m, join(m, n, prefix, "mlp.up_proj"), s->ffn, hidden, false);
-        add_linear(m, join(m, n, prefix, "mlp.down_proj"), hidden, s->ffn, false);
+        add_linear(m, join(m, n, prefix, "self_attn.q_proj"), hidden, hidden, PLAIN_SPREAD, true);
+        add_linear(m, join(m, n, prefix, "self_attn.k_proj"), keys, hidden, PLAIN_SPREAD, true);
+        add_linear(m, join(m, n, prefix, "self_attn.v_proj"), keys, hidden, PLAIN_SPREAD, true);
+        add_linear(m, join(m, n, prefix, "self_attn.o_proj"), hidden, hidden, s->branches, false);
+        add_linear(m, join(m, n, prefix, "mlp.gate_proj"), s->ffn, hidden, PLAIN_SPREAD, false);
+        add_linear(m, join(m, n, prefix, "mlp.up_proj"), s->ffn, hidden, PLAIN_SPREAD, false);
+        add_linear(m, join(m, n, prefix, "mlp.down_proj"), hidden, s->ffn, s->branches, false);
     }
     add_vector(m, "model.norm.weight", hidden, 1, 0.1f);
 }
 
 static fvlm_status write_text(const char *folder, const char *name, fvlm_text_buffer *text, fvlm_error *error)
 {
-    char *path = fvlm_path_join(folder, name);
-    fvlm_writer *writer = NULL;
-    fvlm_status status = path && !text->failed ? fvlm_writer_open(path, &writer, error) : fvlm_fail_memory(error);
-    if (status == FVLM_OK)
-        status = fvlm_writer_write(writer, text->data, text->length, error);
-    if (status == FVLM_OK)
-        status = fvlm_writer_commit(&writer, error);
-    fvlm_writer_abort(&writer);
+    fvlm_status status =
+        text->failed ? fvlm_fail_memory(error) : fvlm_file_write(folder, name, text->data, text->length, error);
     fvlm_text_clear(text);
-    free(path);
     return status;
 }
 
@@ -279,12 +296,13 @@ static fvlm_status write_config(const char *folder, const sizes *s, fvlm_error *
                      s->vocabulary, s->hidden, s->ffn, s->decoder_layers, s->heads, s->kv_heads,
                      s->tied ? "true" : "false");
     fvlm_text_format(&text,
-                     "  \"max_position_embeddings\": %d,\n  \"rope_theta\": 1000000.0,\n  \"rms_norm_eps\": 1e-06,\n"
+                     "  \"max_position_embeddings\": %d,\n  \"rope_theta\": %.1f,\n  \"rms_norm_eps\": 1e-06,\n"
                      "  \"hidden_act\": \"silu\",\n  \"eos_token_id\": %d,\n"
                      "  \"mm_vision_tower\": \"mobileclip_l_%d\",\n  \"mm_hidden_size\": %zu,\n"
                      "  \"mm_projector_type\": \"mlp2x_gelu\",\n  \"mm_patch_merge_type\": \"flat\",\n"
                      "  \"image_aspect_ratio\": \"pad\",\n  \"torch_dtype\": \"bfloat16\",\n",
-                     s->context, TOKENS - 1, s->resolution, 2 * s->widths[STAGES - 1]);
+                     s->context, (double)s->rope_theta, s->vocabulary == NANO_TOKENS ? NANO_TOKENS - 1 : TOKENS - 1,
+                     s->resolution, 2 * s->widths[STAGES - 1]);
     fvlm_text_append_string(&text, "  \"mm_vision_arch\": {\n    \"layers\": [");
     for (size_t i = 0; i < STAGES; i++)
         fvlm_text_format(&text, "%s%zu", i ? ", " : "", s->layers[i]);
@@ -333,7 +351,7 @@ int main(int argc, char **argv)
     fvlm_status status = fvlm_folder_create(argv[1], &error);
     if (status == FVLM_OK)
         status = write_config(argv[1], &models[i], &error);
-    if (status == FVLM_OK)
+    if (status == FVLM_OK && models[i].vocabulary != NANO_TOKENS)
         status = write_tokenizer(argv[1], &error);
     if (status == FVLM_OK)
         status = write_weights(argv[1], &models[i], &error);

@@ -27,8 +27,8 @@ typedef struct fvlm_convert_options {
     const char *output; /* file, or folder */
     fvlm_convert_target target;
     const char *type; /* of weights: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_k"; NULL: as stored */
-    const char *keep; /* exceptions, for GGUF: "vision=bf16,embed=q8_0"; parts: vision, projector, embed, head, llm. May
-                         be NULL */
+    const char *keep; /* exceptions, for GGUF: "vision=bf16,embed=q8_0"; parts: vision, projector, embed, head, llm,
+                         which the model has to have. May be NULL */
     int threads;      /* 0: one for each processor the system lets us use */
     fvlm_progress_fn on_progress; /* may be NULL */
     void *user;

@@ -34,6 +34,12 @@ typedef struct fvlm_engine_options {
 FVLM_API fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_engine **engine, fvlm_error *error);
 FVLM_API void fvlm_engine_close(fvlm_engine **engine);
 
+/* Take a model from memory, such as a program's own resources: wherever a model's path is asked for, `name` then means
+ * the GGUF file data [bytes], which is used where it lies. name and data stay the caller's; they have to stay as they
+ * are until data NULL takes the name back, when nothing that was opened by it is open any more. data is aligned to 8
+ * bytes. At most 16 names; not while other threads use the library. A name like "app:model" is no file's. */
+FVLM_API fvlm_status fvlm_model_in_memory(const char *name, const void *data, size_t bytes, fvlm_error *error);
+
 typedef struct fvlm_engine_info {
     const char *layout;    /* "llava", "llava-bin", "fast_vlm", "mlx", "mlx-vlm", "gguf"; static */
     const char *precision; /* what the tower computes in; static */
@@ -52,8 +58,9 @@ FVLM_API void fvlm_engine_describe(const fvlm_engine *engine, fvlm_engine_info *
 /* The model's tokenizer; owned by the engine. */
 FVLM_API const fvlm_tokenizer *fvlm_engine_tokenizer(const fvlm_engine *engine);
 
-/* Hide instruction sets from every kernel (tests, comparisons): "none" (plain C), "avx2", "avx512", "neon", "dotprod",
- * "all". Call before the first engine is opened; the variable FVLM_CPU_MASK does the same. */
+/* Hide instruction sets from every kernel (tests, comparisons): "none" (plain C), "avx2", "avx512",
+ * "avx512-vnni", "avx512-bf16", "amx", "neon", "dotprod", "i8mm", "simd128" or "all". Call before the first engine is
+ * opened; the variable FVLM_CPU_MASK does the same. */
 FVLM_API fvlm_status fvlm_cpu_mask(const char *level, fvlm_error *error);
 
 /* "0.1.0" */

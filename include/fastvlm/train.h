@@ -25,6 +25,10 @@ FVLM_API fvlm_status fvlm_ranks_agree(fvlm_ranks *ranks, fvlm_status status, fvl
 
 typedef enum fvlm_schedule { FVLM_SCHEDULE_COSINE, FVLM_SCHEDULE_LINEAR, FVLM_SCHEDULE_CONSTANT } fvlm_schedule;
 
+/* What is learned of the samples: their answers, or their "labels" and "marks", which teach the tower by classifiers
+ * that are not kept, or both at once. */
+typedef enum fvlm_objective { FVLM_LEARN_ANSWERS, FVLM_LEARN_LABELS, FVLM_LEARN_BOTH } fvlm_objective;
+
 typedef struct fvlm_train_options {
     const char *const *data; /* [data_count] files in LLaVA's format, JSON or JSON lines */
     const double *weights;   /* [data_count]: how often an epoch takes each sample of a file; NULL: once */
@@ -40,7 +44,7 @@ typedef struct fvlm_train_options {
     const char *output;                         /* folder for checkpoints and the result */
     const char *template_name, *system;         /* as for fvlm_template_render */
     bool tune_vision, tune_projector, tune_llm; /* what is trained */
-    bool classify; /* teach the tower the samples' "labels", by a classifier that is not kept, not their answers */
+    fvlm_objective objective;
     int lora_rank; /* above 0: tune_llm trains adapters of this rank instead of the language model's own weights */
     double lora_alpha;
     bool batch_statistics;       /* of the tower's batch norm; otherwise running ones */

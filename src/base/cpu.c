@@ -5,6 +5,7 @@
 #include "base/cpu.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,10 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
+#if defined(FVLM_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#endif
 
 #define DETECTED (1u << 31) /* marks the cached word as filled */
 #define ALL_FLAGS 0x7fffffffu
@@ -34,6 +39,7 @@ static const struct {
     {"avx512", FVLM_CPU_AVX2 | FVLM_CPU_AVX512},
     {"avx512-vnni", FVLM_CPU_AVX2 | FVLM_CPU_AVX512 | FVLM_CPU_AVX512_VNNI},
     {"avx512-bf16", FVLM_CPU_AVX2 | FVLM_CPU_AVX512 | FVLM_CPU_AVX512_VNNI | FVLM_CPU_AVX512_BF16},
+    {"amx", FVLM_CPU_AVX2 | FVLM_CPU_AVX512 | FVLM_CPU_AVX512_VNNI | FVLM_CPU_AVX512_BF16 | FVLM_CPU_AMX},
     {"neon", FVLM_CPU_NEON},
     {"dotprod", FVLM_CPU_NEON | FVLM_CPU_DOTPROD},
     {"i8mm", FVLM_CPU_NEON | FVLM_CPU_DOTPROD | FVLM_CPU_I8MM | FVLM_CPU_ARM_BF16},
@@ -43,6 +49,21 @@ static const struct {
 enum { LEVELS = sizeof levels / sizeof levels[0] };
 
 static _Atomic unsigned cached_flags;
+
+#if defined(FVLM_AMX)
+/* Linux gives the 8 KB of tiles to those that ask for them (Documentation/arch/x86/xstate.rst). */
+static bool may_use_tiles(void)
+{
+    enum { OSXSAVE = 1 << 27, BF16 = 1 << 22, TILE = 1 << 24, INT8 = 1 << 25 }; /* leaf 1, ecx; leaf 7, edx */
+    enum { TILE_STATE = 3 << 17, REQUEST = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d, enabled, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) ||
+        (d & (BF16 | TILE | INT8)) != (BF16 | TILE | INT8))
+        return false;
+    __asm__("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
+    return (enabled & TILE_STATE) == TILE_STATE && syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+#endif
 
 static unsigned detect(void)
 {
@@ -58,6 +79,10 @@ static unsigned detect(void)
             flags |= FVLM_CPU_AVX512_VNNI;
         if (__builtin_cpu_supports("avx512bf16"))
             flags |= FVLM_CPU_AVX512_BF16;
+#if defined(FVLM_AMX)
+        if (flags & FVLM_CPU_AVX512_VNNI && flags & FVLM_CPU_AVX512_BF16 && may_use_tiles())
+            flags |= FVLM_CPU_AMX;
+#endif
     }
 #elif defined(__aarch64__)
     flags |= FVLM_CPU_NEON;
@@ -104,8 +129,8 @@ fvlm_status fvlm_cpu_set_level(const char *level, fvlm_error *error)
     int found = find_level(level);
     if (found < 0)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT,
-                         "unknown instruction set level '%s': use none, avx2, avx512, avx512-vnni, avx512-bf16, neon, "
-                         "dotprod, i8mm, simd128 or all",
+                         "unknown instruction set level '%s': use none, avx2, avx512, avx512-vnni, avx512-bf16, amx, "
+                         "neon, dotprod, i8mm, simd128 or all",
                          level);
     atomic_store_explicit(&cached_flags, (detect() & levels[found].allowed) | DETECTED, memory_order_relaxed);
     return FVLM_OK;

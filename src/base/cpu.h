@@ -12,6 +12,7 @@ enum {
     FVLM_CPU_AVX512_VNNI = 1 << 2, /* int8 dot products */
     FVLM_CPU_AVX512_BF16 = 1 << 3,
     FVLM_CPU_AVX_VNNI = 1 << 4,
+    FVLM_CPU_AMX = 1 << 5, /* tiles of bf16 and of int8, which the system lets this process use */
     FVLM_CPU_NEON = 1 << 8,
     FVLM_CPU_DOTPROD = 1 << 9,
     FVLM_CPU_I8MM = 1 << 10,

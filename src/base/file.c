@@ -32,11 +32,48 @@ static fvlm_status fail_io(fvlm_error *error, const char *verb, const char *path
     return fvlm_fail(error, FVLM_ERROR_IO, "cannot %s %s: %s", verb, path, strerror(errno));
 }
 
+/* Files in memory; path NULL: a free place. */
+static struct memory_file {
+    const char *path;
+    const uint8_t *data;
+    size_t size;
+} memory_files[16];
+enum { MEMORY_FILES = sizeof memory_files / sizeof *memory_files };
+
+static struct memory_file *find_in_memory(const char *path)
+{
+    for (int i = 0; i < MEMORY_FILES; i++)
+        if (memory_files[i].path && strcmp(memory_files[i].path, path) == 0)
+            return &memory_files[i];
+    return NULL;
+}
+
+/* True where `data` belongs to a file in memory. */
+static bool is_in_memory(const void *data)
+{
+    uintptr_t at = (uintptr_t)data;
+    for (int i = 0; i < MEMORY_FILES; i++)
+        if (memory_files[i].path && at - (uintptr_t)memory_files[i].data < memory_files[i].size)
+            return true;
+    return false;
+}
+
+fvlm_status fvlm_file_in_memory(const char *path, const void *data, size_t size, fvlm_error *error)
+{
+    struct memory_file *file = find_in_memory(path);
+    for (int i = 0; i < MEMORY_FILES && !file; i++)
+        if (!memory_files[i].path)
+            file = &memory_files[i];
+    if (!file)
+        return fvlm_fail(error, FVLM_ERROR_LIMIT, "%s: there are %d files in memory already", path, MEMORY_FILES);
+    *file = (struct memory_file){data ? path : NULL, data, size};
+    return FVLM_OK;
+}
+
 #ifdef _WIN32
 
-fvlm_status fvlm_mapping_open(const char *path, fvlm_mapping *mapping, fvlm_error *error)
+static fvlm_status map_file(const char *path, fvlm_mapping *mapping, fvlm_error *error)
 {
-    *mapping = (fvlm_mapping){0};
     HANDLE file = CreateFileA(path, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
     if (file == INVALID_HANDLE_VALUE)
         return fvlm_fail(error, FVLM_ERROR_IO, "cannot open %s", path);
@@ -61,17 +98,9 @@ fvlm_status fvlm_mapping_open(const char *path, fvlm_mapping *mapping, fvlm_erro
     return FVLM_OK;
 }
 
-void fvlm_mapping_close(fvlm_mapping *mapping)
+static void unmap_file(const fvlm_mapping *mapping)
 {
-    if (mapping->data)
-        UnmapViewOfFile(mapping->data);
-    *mapping = (fvlm_mapping){0};
-}
-
-void fvlm_mapping_will_need(const void *data, size_t bytes)
-{
-    (void)data;
-    (void)bytes;
+    UnmapViewOfFile(mapping->data);
 }
 
 void fvlm_mapping_release(const void *data, size_t bytes)
@@ -82,9 +111,8 @@ void fvlm_mapping_release(const void *data, size_t bytes)
 
 #else
 
-fvlm_status fvlm_mapping_open(const char *path, fvlm_mapping *mapping, fvlm_error *error)
+static fvlm_status map_file(const char *path, fvlm_mapping *mapping, fvlm_error *error)
 {
-    *mapping = (fvlm_mapping){0};
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return fail_io(error, "open", path);
@@ -112,38 +140,35 @@ fvlm_status fvlm_mapping_open(const char *path, fvlm_mapping *mapping, fvlm_erro
     return FVLM_OK;
 }
 
-void fvlm_mapping_close(fvlm_mapping *mapping)
+static void unmap_file(const fvlm_mapping *mapping)
 {
-    if (mapping->data)
-        munmap((void *)mapping->data, mapping->size);
-    *mapping = (fvlm_mapping){0};
+    munmap((void *)mapping->data, mapping->size);
 }
 
-/* Widen to whole pages (will need) or narrow to them (release), then advise. */
-static void advise(const void *data, size_t bytes, int advice)
-{
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)data, end = start + bytes;
-    if (advice == MADV_DONTNEED) {
-        start = (start + page - 1) & ~(page - 1);
-        end &= ~(page - 1);
-    } else {
-        start &= ~(page - 1);
-    }
-    if (end > start)
-        madvise((void *)start, end - start, advice);
-}
-
-void fvlm_mapping_will_need(const void *data, size_t bytes)
-{
-    advise(data, bytes, MADV_WILLNEED);
-}
-
+/* Whole pages only, and not what is in memory alone: it would be lost. */
 void fvlm_mapping_release(const void *data, size_t bytes)
 {
-    advise(data, bytes, MADV_DONTNEED);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), end = ((uintptr_t)data + bytes) & ~(page - 1);
+    uintptr_t start = ((uintptr_t)data + page - 1) & ~(page - 1);
+    if (end > start && !is_in_memory(data))
+        madvise((void *)start, end - start, MADV_DONTNEED);
 }
 
 #endif
+
+fvlm_status fvlm_mapping_open(const char *path, fvlm_mapping *mapping, fvlm_error *error)
+{
+    const struct memory_file *file = find_in_memory(path);
+    *mapping = file ? (fvlm_mapping){file->data, file->size, true} : (fvlm_mapping){0};
+    return file ? FVLM_OK : map_file(path, mapping, error);
+}
+
+void fvlm_mapping_close(fvlm_mapping *mapping)
+{
+    if (mapping->data && !mapping->in_memory)
+        unmap_file(mapping);
+    *mapping = (fvlm_mapping){0};
+}
 
 fvlm_status fvlm_file_read(const char *path, size_t limit, char **data, size_t *size, fvlm_error *error)
 {
@@ -196,7 +221,7 @@ static bool has_mode(const char *path, unsigned mode)
 
 bool fvlm_file_exists(const char *path)
 {
-    return has_mode(path, S_IFREG);
+    return find_in_memory(path) || has_mode(path, S_IFREG);
 }
 
 bool fvlm_folder_exists(const char *path)

@@ -8,23 +8,27 @@
 
 #include "base/error.h"
 
-/* A whole file mapped read-only and shared between processes. */
+/* A whole file mapped read-only and shared between processes, or a file in memory as it lies there. */
 typedef struct fvlm_mapping {
     const uint8_t *data; /* [size]; NULL for an empty file */
     size_t size;
+    bool in_memory;
 } fvlm_mapping;
+
+/* From now on the file `path` is data [size], for mapping it and for asking whether it exists; data NULL: no more. Both
+ * stay the caller's, and have to stay as they are. Not while other threads use files. */
+fvlm_status fvlm_file_in_memory(const char *path, const void *data, size_t size, fvlm_error *error);
 
 fvlm_status fvlm_mapping_open(const char *path, fvlm_mapping *mapping, fvlm_error *error);
 void fvlm_mapping_close(fvlm_mapping *mapping);
-/* Tell the system that [offset, offset + bytes) of a mapping will be read soon / is no longer needed in memory. */
-void fvlm_mapping_will_need(const void *data, size_t bytes);
+/* Tell the system that `bytes` of a mapping are no longer needed in memory; they are read again when they are. */
 void fvlm_mapping_release(const void *data, size_t bytes);
 
 /* Read a whole file ("-": standard input) of at most `limit` bytes. *data is NUL-terminated behind its *size bytes;
  * free with free(). */
 fvlm_status fvlm_file_read(const char *path, size_t limit, char **data, size_t *size, fvlm_error *error);
 
-bool fvlm_file_exists(const char *path); /* a regular file */
+bool fvlm_file_exists(const char *path); /* a regular file, or one in memory */
 bool fvlm_folder_exists(const char *path);
 /* The entry of a folder whose name ends in `suffix`, the first in byte order where there are several; NULL where there
  * is none. Free *name with free(). */

@@ -51,16 +51,20 @@ static fvlm_status convert_to_folder(const fvlm_convert_options *options, fvlm_c
             folder.type = (fvlm_export_type)i;
     if (options->keep || (options->type && folder.type == FVLM_EXPORT_DEFAULT))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "a folder's weights are all f32, f16, bf16 or as stored");
-    fvlm_status status =
-        options->target == FVLM_CONVERT_LLAVA ? fvlm_export_llava(&folder, error) : fvlm_export_hf(&folder, error);
-    fvlm_inspection *before = NULL, *after = NULL;
+    fvlm_source *source; /* both files of a pair */
+    uint64_t before = 0;
+    fvlm_status status = fvlm_source_open(options->model, &source, error);
+    for (size_t i = 0; !status && i < fvlm_tensor_table_count(source->table); i++)
+        before += fvlm_tensor_table_at(source->table, i)->bytes;
+    fvlm_source_close(&source);
     if (!status)
-        status = fvlm_inspect(options->model, &before, error);
+        status =
+            options->target == FVLM_CONVERT_LLAVA ? fvlm_export_llava(&folder, error) : fvlm_export_hf(&folder, error);
+    fvlm_inspection *after = NULL;
     if (!status)
         status = fvlm_inspect(options->output, &after, error);
     if (!status)
-        *report = (fvlm_convert_report){before->bytes, after->bytes, after->tensor_count, 0};
-    fvlm_inspection_free(&before);
+        *report = (fvlm_convert_report){before, after->bytes, after->tensor_count, 0};
     fvlm_inspection_free(&after);
     return status;
 }

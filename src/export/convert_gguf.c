@@ -32,9 +32,17 @@ static bool belongs(const fvlm_planned *tensor, enum contents contents)
 }
 
 /* llama.cpp adds vectors in float32 only. */
-static fvlm_dtype type_in(const fvlm_planned *tensor, enum contents contents)
+static void widen_vectors(fvlm_plan *plan)
 {
-    return contents == LANGUAGE && tensor->rank == 1 ? FVLM_F32 : tensor->type;
+    for (size_t i = 0; i < plan->count; i++) {
+        fvlm_planned *tensor = &plan->tensors[i];
+        if (!belongs(tensor, LANGUAGE) || tensor->rank != 1)
+            continue;
+        plan->bytes_after -= tensor->bytes;
+        tensor->type = FVLM_F32;
+        tensor->bytes = tensor->shape[0] * sizeof(float);
+        plan->bytes_after += tensor->bytes;
+    }
 }
 
 static void put_text(fvlm_gguf_writer *writer, const char *key, const char *text)
@@ -217,7 +225,7 @@ static fvlm_status put_tensors(fvlm_gguf_writer *writer, const fvlm_plan *plan, 
             snprintf(name, sizeof name, "%s", tensor->name);
         if (strlen(name) > FVLM_GGUF_MAX_NAME)
             return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED, "tensor %s: its name is too long for GGUF", tensor->name);
-        fvlm_gguf_put_tensor(writer, name, type_in(tensor, contents), tensor->rank, tensor->shape);
+        fvlm_gguf_put_tensor(writer, name, tensor->type, tensor->rank, tensor->shape);
     }
     return FVLM_OK;
 }
@@ -246,12 +254,9 @@ static fvlm_status write_file(fvlm_conversion *conversion, const char *path, enu
         status = put_tensors(*writer, plan, contents, error);
     struct sink sink = {conversion, *writer};
     for (size_t i = 0; i < plan->count && !status; i++) {
-        fvlm_planned tensor = plan->tensors[i];
-        if (!belongs(&tensor, contents))
-            continue;
-        tensor.type = type_in(&tensor, contents);
-        fvlm_dtype_size(tensor.type, tensor.rank, tensor.shape, &tensor.bytes);
-        status = fvlm_planned_write(&tensor, conversion->source, conversion->pool, write_piece, &sink, error);
+        if (belongs(&plan->tensors[i], contents))
+            status =
+                fvlm_planned_write(&plan->tensors[i], conversion->source, conversion->pool, write_piece, &sink, error);
     }
     return status;
 }
@@ -260,6 +265,8 @@ fvlm_status fvlm_convert_to_gguf(fvlm_conversion *conversion, fvlm_error *error)
 {
     const char *output = conversion->options->output;
     bool split = conversion->options->target == FVLM_CONVERT_GGUF_SPLIT;
+    if (split)
+        widen_vectors(conversion->plan);
     fvlm_gguf_writer *writer = NULL, *rest_writer = NULL;
     char *rest = split ? fvlm_gguf_projector_path(output) : NULL;
     fvlm_status status = split && !rest ? fvlm_fail_memory(error) : FVLM_OK;

@@ -7,7 +7,7 @@
 /* What goes along with every piece of data that a conversion writes. */
 typedef struct fvlm_conversion {
     const fvlm_source *source;
-    const fvlm_plan *plan;
+    fvlm_plan *plan;
     fvlm_pool *pool;
     const fvlm_convert_options *options;
     uint64_t done; /* bytes of weights written */
@@ -16,7 +16,7 @@ typedef struct fvlm_conversion {
 /* Count `bytes` more and tell the caller; an error when it wants to stop. */
 fvlm_status fvlm_conversion_advance(fvlm_conversion *conversion, size_t bytes, fvlm_error *error);
 
-/* One file, or the pair. */
+/* One file, or the pair; the plan then has the types of the pair. */
 fvlm_status fvlm_convert_to_gguf(fvlm_conversion *conversion, fvlm_error *error);
 
 #endif

@@ -37,8 +37,8 @@ static fvlm_status find_type(const char *name, size_t length, fvlm_dtype *type, 
                      name);
 }
 
-/* "vision=bf16,embed=q8_0" */
-static fvlm_status read_keep(const char *keep, fvlm_dtype types[FVLM_PARTS], fvlm_error *error)
+/* "vision=bf16,embed=q8_0". `named`: the parts in it. */
+static fvlm_status read_keep(const char *keep, fvlm_dtype types[FVLM_PARTS], bool named[FVLM_PARTS], fvlm_error *error)
 {
     for (const char *rule = keep; *rule;) {
         size_t length = strcspn(rule, ","), name = strcspn(rule, "=,"), part = 0;
@@ -51,6 +51,7 @@ static fvlm_status read_keep(const char *keep, fvlm_dtype types[FVLM_PARTS], fvl
         fvlm_status status = find_type(rule + name + 1, length - name - 1, &types[part], error);
         if (status)
             return status;
+        named[part] = true;
         rule += length + (rule[length] == ',');
     }
     if (is_block_type(types[FVLM_PART_VISION]))
@@ -59,7 +60,8 @@ static fvlm_status read_keep(const char *keep, fvlm_dtype types[FVLM_PARTS], fvl
     return FVLM_OK;
 }
 
-static fvlm_status read_types(const char *type, const char *keep, fvlm_dtype types[FVLM_PARTS], fvlm_error *error)
+static fvlm_status read_types(const char *type, const char *keep, fvlm_dtype types[FVLM_PARTS], bool named[FVLM_PARTS],
+                              fvlm_error *error)
 {
     fvlm_dtype all = STORED;
     fvlm_status status = type ? find_type(type, strlen(type), &all, error) : FVLM_OK;
@@ -67,7 +69,7 @@ static fvlm_status read_types(const char *type, const char *keep, fvlm_dtype typ
         types[i] = all;
     if (is_block_type(all)) /* the tower's convolutions have no rows of whole blocks */
         types[FVLM_PART_VISION] = STORED;
-    return status || !keep ? status : read_keep(keep, types, error);
+    return status || !keep ? status : read_keep(keep, types, named, error);
 }
 
 static bool starts(const char *name, const char *prefix)
@@ -148,11 +150,12 @@ fvlm_status fvlm_plan_make(const fvlm_source *source, const char *type, const ch
                            fvlm_error *error)
 {
     fvlm_dtype types[FVLM_PARTS];
+    bool named[FVLM_PARTS] = {false};
     size_t count = fvlm_tensor_table_count(source->table);
     *plan = (fvlm_plan){.tensors = fvlm_calloc(count + 1, sizeof *plan->tensors), .arena = fvlm_arena_create()};
     fvlm_status status = plan->tensors && plan->arena ? FVLM_OK : fvlm_fail_memory(error);
     if (!status)
-        status = read_types(type, keep, types, error);
+        status = read_types(type, keep, types, named, error);
     for (size_t i = 0; i < count && !status; i++) {
         const fvlm_tensor *stored = fvlm_tensor_table_at(source->table, i);
         plan->bytes_before += stored->bytes;
@@ -169,7 +172,12 @@ fvlm_status fvlm_plan_make(const fvlm_source *source, const char *type, const ch
         if (!fvlm_dtype_size(tensor->type, tensor->rank, tensor->shape, &tensor->bytes))
             status = fvlm_fail(error, FVLM_ERROR_FORMAT, "tensor %s is too large", tensor->name);
         plan->bytes_after += tensor->bytes;
+        named[tensor->part] = false;
     }
+    for (size_t part = 0; part < FVLM_PARTS && !status; part++)
+        if (named[part])
+            status = fvlm_fail(error, FVLM_ERROR_ARGUMENT, "%s has no weights of its own for %s%s", source->path,
+                               part_names[part], part == FVLM_PART_HEAD ? ": it uses those of embed" : "");
     return status;
 }
 

@@ -131,6 +131,8 @@ json_t *fvlm_export_fast_vlm_config(const fvlm_export_source *source, const char
     size_t side = vision->resolution / FVLM_VISION_STRIDE;
     json_t *text = json_pack("{ss}", "model_type", "qwen2");
     set_decoder(text, source);
+    if ((size_t)source->image_token >= source->config->decoder.vocabulary)
+        json_object_set_new(text, "vocab_size", json_integer(source->image_token + 1));
     json_object_set_new(text, "rope_parameters",
                         json_pack("{ss sf}", "rope_type", "default", "rope_theta", source->config->decoder.rope_base));
     json_object_set_new(text, "eos_token_id", end_tokens(source));

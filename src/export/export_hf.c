@@ -96,7 +96,11 @@ static void add_tensors(fvlm_export_list *list, fvlm_export_type type)
             !rename_tensor(tensor->name, name, sizeof name))
             continue;
         bool folded = fvlm_export_ends_in(name, "mlp.conv.conv.bias");
-        if (folded)
+        bool tokens =
+            strcmp(tensor->name, "lm_head.weight") == 0 || fvlm_export_after(tensor->name, "model.embed_tokens.");
+        if (tokens && (size_t)list->source->image_token == list->source->config->decoder.vocabulary)
+            fvlm_export_add_longer(list, tensor, name, type);
+        else if (folded)
             fvlm_export_add_unfolded(list, tensor, name, type);
         else
             fvlm_export_add(list, tensor, name, type);
@@ -125,10 +129,9 @@ static fvlm_status check_fits(const fvlm_export_source *source, fvlm_error *erro
             return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
                              "%s: fast_vlm has attention in the last two stages alone, this model elsewhere",
                              source->model->path);
-    if ((size_t)source->image_token >= config->decoder.vocabulary)
-        return fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
-                         "%s: its %zu embeddings leave no row for <image>, which fast_vlm needs", source->model->path,
-                         config->decoder.vocabulary);
+    if ((size_t)source->image_token > config->decoder.vocabulary)
+        return fvlm_fail(error, FVLM_ERROR_FORMAT, "%s: its tokenizer has more tokens than the %zu embeddings",
+                         source->model->path, config->decoder.vocabulary);
     return FVLM_OK;
 }
 

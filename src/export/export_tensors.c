@@ -70,11 +70,12 @@ static bool is_grouped(const fvlm_matrix *matrix)
     return fvlm_dtype_bytes(matrix->type) == 0;
 }
 
-void fvlm_export_add(fvlm_export_list *list, const fvlm_tensor *from, const char *name, fvlm_export_type type)
+static void add_values(fvlm_export_list *list, const fvlm_tensor *from, const char *name, fvlm_export_type type,
+                       bool longer)
 {
     static const fvlm_dtype types[] = {
         [FVLM_EXPORT_FP32] = FVLM_F32, [FVLM_EXPORT_FP16] = FVLM_F16, [FVLM_EXPORT_BF16] = FVLM_BF16};
-    fvlm_export_tensor tensor = {.written = *from, .source = find_source(list, from)};
+    fvlm_export_tensor tensor = {.written = *from, .source = find_source(list, from), .longer = longer};
     const fvlm_matrix *source = &tensor.source;
     bool grouped = is_grouped(source);
     if (grouped) {
@@ -85,7 +86,18 @@ void fvlm_export_add(fvlm_export_list *list, const fvlm_tensor *from, const char
                   from->type == FVLM_F64;
     if (floats && (type != FVLM_EXPORT_DEFAULT || from->type == FVLM_F64))
         tensor.written.type = type == FVLM_EXPORT_DEFAULT ? FVLM_F32 : types[type];
+    tensor.written.shape[0] += longer;
     append(list, tensor, name, "");
+}
+
+void fvlm_export_add(fvlm_export_list *list, const fvlm_tensor *from, const char *name, fvlm_export_type type)
+{
+    add_values(list, from, name, type, false);
+}
+
+void fvlm_export_add_longer(fvlm_export_list *list, const fvlm_tensor *from, const char *name, fvlm_export_type type)
+{
+    add_values(list, from, name, type, true);
 }
 
 void fvlm_export_add_quantized(fvlm_export_list *list, const fvlm_tensor *from, const char *name, size_t bits,
@@ -161,7 +173,7 @@ static void convert_row(void *argument, size_t index, int thread)
 {
     const struct block *block = argument;
     const fvlm_export_tensor *tensor = block->tensor;
-    size_t row = block->first + index, cols = tensor->source.cols;
+    size_t row = (block->first + index) % tensor->source.rows, cols = tensor->source.cols;
     uint8_t *out = block->out + index * block->row_bytes;
     float *values = fvlm_pool_scratch(block->pool, thread), *turned = values + FVLM_EXPORT_MAX_ROW;
     if (!tensor->source.data) {
@@ -238,7 +250,8 @@ static fvlm_status write_tensor(const fvlm_export_tensor *tensor, struct block *
     if (write_as_is(tensor, &stored))
         return write_bytes(writer, stored, bytes, progress, error);
     block->tensor = tensor;
-    block->row_bytes = bytes / source->rows;
+    size_t all = source->rows + tensor->longer;
+    block->row_bytes = bytes / all;
     size_t rows = BLOCK_BYTES / block->row_bytes, groups = tensor->group ? source->cols / tensor->group : 0;
     if (tensor->part == FVLM_EXPORT_WORDS) {
         free(block->scales);
@@ -248,8 +261,8 @@ static fvlm_status write_tensor(const fvlm_export_tensor *tensor, struct block *
         if (!block->scales || !block->biases)
             return fvlm_fail_memory(error);
     }
-    for (block->first = 0; !status && block->first < source->rows; block->first += rows) {
-        size_t left = source->rows - block->first, count = left < rows ? left : rows;
+    for (block->first = 0; !status && block->first < all; block->first += rows) {
+        size_t left = all - block->first, count = left < rows ? left : rows;
         if (tensor->part == FVLM_EXPORT_SCALES || tensor->part == FVLM_EXPORT_BIASES) {
             const float *values = tensor->part == FVLM_EXPORT_SCALES ? block->scales : block->biases;
             fvlm_from_float(FVLM_F16, values + block->first * groups, count * groups, block->out);

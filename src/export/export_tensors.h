@@ -18,6 +18,7 @@ typedef struct fvlm_export_tensor {
     fvlm_matrix source;   /* where the values are; data NULL: each is `fill` */
     size_t channels_last; /* over 1: a row [in, channels_last] of the source is written as [channels_last, in] */
     double fill;
+    bool longer;           /* the source's first row follows once more behind its last */
     fvlm_export_part part; /* SCALES and BIASES follow right behind their WORDS */
     size_t bits, group;    /* of the quantised parts */
 } fvlm_export_tensor;
@@ -37,6 +38,9 @@ void fvlm_export_list_close(fvlm_export_list *list);
 /* The source's tensor `from` (for a quantised matrix, its name with ".weight") as `name`, in the same shape. DEFAULT
  * keeps the type; of a quantised matrix it takes the type of the scales, or fp16. Types that are no floats are kept. */
 void fvlm_export_add(fvlm_export_list *list, const fvlm_tensor *from, const char *name, fvlm_export_type type);
+/* The same with a row more, a copy of the first: a token that no answer takes, since of two that are as probable the
+ * first one is chosen. */
+void fvlm_export_add_longer(fvlm_export_list *list, const fvlm_tensor *from, const char *name, fvlm_export_type type);
 /* A matrix as NAME.weight, NAME.scales and NAME.biases in MLX's affine groups with scales in fp16, after rounding to
  * fp16. A matrix that is quantised just so is copied; one whose rows are not whole groups is written in fp16. */
 void fvlm_export_add_quantized(fvlm_export_list *list, const fvlm_tensor *from, const char *name, size_t bits,

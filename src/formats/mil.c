@@ -247,6 +247,56 @@ void fvlm_mil_close(fvlm_mil **mil)
     *mil = NULL;
 }
 
+static json_t *shape_to_json(size_t rank, const int64_t *shape)
+{
+    json_t *numbers = json_array();
+    for (size_t i = 0; i < rank; i++)
+        json_array_append_new(numbers, json_integer(shape[i]));
+    return numbers;
+}
+
+static json_t *features_to_json(size_t count, Fvlm__Mil__FeatureDescription *const *features)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < count; i++) {
+        json_t *shapes = json_array();
+        const Fvlm__Mil__ArrayFeatureType *type = features[i]->type ? features[i]->type->multi_array_type : NULL;
+        const Fvlm__Mil__ArrayFeatureType__EnumeratedShapes *several = type ? type->enumerated_shapes : NULL;
+        for (size_t k = 0; several && k < several->n_shapes; k++)
+            json_array_append_new(shapes, shape_to_json(several->shapes[k]->n_shape, several->shapes[k]->shape));
+        if (type && !several && type->n_shape)
+            json_array_append_new(shapes, shape_to_json(type->n_shape, type->shape));
+        json_object_set_new(object, features[i]->name, shapes);
+    }
+    return object;
+}
+
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    if (text[0])
+        json_object_set_new(object, key, json_string(text));
+}
+
+json_t *fvlm_mil_metadata(const fvlm_mil *mil)
+{
+    const Fvlm__Mil__ModelDescription *description = mil->model->description;
+    const Fvlm__Mil__Metadata *metadata = description ? description->metadata : NULL;
+    json_t *object = json_object();
+    json_object_set_new(object, "specification_version", json_integer(mil->model->specification_version));
+    if (metadata) {
+        set_text(object, "description", metadata->short_description);
+        set_text(object, "author", metadata->author);
+        set_text(object, "version", metadata->version_string);
+        for (size_t i = 0; i < metadata->n_user_defined; i++)
+            set_text(object, metadata->user_defined[i]->key, metadata->user_defined[i]->value);
+    }
+    if (description) {
+        json_object_set_new(object, "inputs", features_to_json(description->n_input, description->input));
+        json_object_set_new(object, "outputs", features_to_json(description->n_output, description->output));
+    }
+    return object;
+}
+
 size_t fvlm_mil_count(const fvlm_mil *mil)
 {
     return mil->count;

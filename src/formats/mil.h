@@ -15,6 +15,11 @@ fvlm_status fvlm_mil_open(fvlm_tensor_table *table, const uint8_t *model, size_t
                           size_t weights_size, const char *path, fvlm_mil **mil, fvlm_error *error);
 void fvlm_mil_close(fvlm_mil **mil);
 
+/* What the model says of itself: specification_version, description, author, version, what else is defined by name, and
+ * the shapes that each of its inputs and outputs may have. Texts that are no UTF-8 are left out. The caller owns the
+ * object: json_decref; NULL when out of memory. */
+json_t *fvlm_mil_metadata(const fvlm_mil *mil);
+
 size_t fvlm_mil_count(const fvlm_mil *mil);
 const char *fvlm_mil_type(const fvlm_mil *mil, size_t op); /* "conv" */
 const char *fvlm_mil_name(const fvlm_mil *mil, size_t op); /* of its first output; "" where it has none */

@@ -107,3 +107,25 @@ fvlm_status fvlm_mlpackage_read(fvlm_tensor_table *table, const char *path, fvlm
     free(model_path);
     return status;
 }
+
+fvlm_status fvlm_mlpackage_metadata(const char *path, json_t **metadata, fvlm_error *error)
+{
+    char *model_path;
+    fvlm_mapping model = {0};
+    fvlm_mil *mil = NULL;
+    fvlm_tensor_table *table = NULL;
+    fvlm_status status = find_model(path, &model_path, error);
+    if (!status)
+        status = fvlm_mapping_open(model_path, &model, error);
+    if (!status)
+        status = fvlm_tensor_table_create(&table, error);
+    if (!status)
+        status = fvlm_mil_open(table, model.data, model.size, NULL, 0, path, &mil, error);
+    if (!status && !(*metadata = fvlm_mil_metadata(mil)))
+        status = fvlm_fail_memory(error);
+    fvlm_mil_close(&mil);
+    fvlm_tensor_table_destroy(&table);
+    fvlm_mapping_close(&model);
+    free(model_path);
+    return status;
+}

@@ -4,6 +4,8 @@
 
 #include <stdbool.h>
 
+#include <jansson.h>
+
 #include "base/error.h"
 #include "base/file.h"
 #include "kernels/matrix.h"
@@ -70,6 +72,8 @@ fvlm_status fvlm_pickle_parse(fvlm_tensor_table *table, const uint8_t *data, siz
 /* `model` is the .mlmodel file, `weights` is weights/weight.bin; NULL where there is none. */
 fvlm_status fvlm_mlpackage_parse(fvlm_tensor_table *table, const uint8_t *model, size_t model_size,
                                  const uint8_t *weights, size_t weights_size, const char *path, fvlm_error *error);
+/* What the package says of itself, as fvlm_mil_metadata (formats/mil.h) has it; the caller owns *metadata. */
+fvlm_status fvlm_mlpackage_metadata(const char *path, json_t **metadata, fvlm_error *error);
 
 /* Every weight file of a checkpoint folder: model.safetensors, or the shards of model.safetensors.index.json, or
  * pytorch_model.bin, or the shards of pytorch_model.bin.index.json, and a *.mlpackage where there is one. *layout says

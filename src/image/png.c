@@ -16,12 +16,14 @@
 
 #define PNG_MAX_CHUNK_BYTES (8u << 20) /* of an unpacked text or profile chunk: a small file can declare gigabytes */
 #define PNG_MAX_CHUNKS 1000            /* text chunks that are kept */
+#define PNG_MAX_MEMORY (64u << 20)     /* for libpng before the pixels, freed or not; again from there on */
 
 typedef struct reader {
     png_structp png;
     png_infop info;
     const fvlm_encoded *source;
     size_t position;
+    size_t memory; /* that libpng may still allocate */
     fvlm_raster *raster;
     fvlm_error *error;
     fvlm_status status;
@@ -51,6 +53,22 @@ static void on_read(png_structp png, png_bytep target, size_t bytes)
     }
     memcpy(target, self->source->data + self->position, bytes);
     self->position += bytes;
+}
+
+/* libpng only warns of a chunk that is longer than it may be, and allocates what the length says before it reads. */
+static png_voidp on_malloc(png_structp png, png_alloc_size_t bytes)
+{
+    reader *self = png_get_mem_ptr(png);
+    if (bytes > self->memory)
+        return NULL;
+    self->memory -= bytes;
+    return malloc(bytes);
+}
+
+static void on_free(png_structp png, png_voidp memory)
+{
+    (void)png;
+    free(memory);
 }
 
 static int hex_digit(char c)
@@ -132,6 +150,7 @@ static fvlm_status read_picture(reader *self)
     if (status != FVLM_OK)
         return status;
 
+    self->memory = PNG_MAX_MEMORY;
     png_set_palette_to_rgb(self->png);
     if (type == PNG_COLOR_TYPE_GRAY)
         png_set_expand_gray_1_2_4_to_8(self->png);
@@ -152,8 +171,8 @@ static fvlm_status read_picture(reader *self)
 
 fvlm_status fvlm_png_decode(const fvlm_encoded *source, fvlm_raster *raster, fvlm_error *error)
 {
-    reader self = {.source = source, .raster = raster, .error = error};
-    self.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &self, on_error, on_warning);
+    reader self = {.source = source, .memory = PNG_MAX_MEMORY, .raster = raster, .error = error};
+    self.png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &self, on_error, on_warning, &self, on_malloc, on_free);
     self.info = self.png ? png_create_info_struct(self.png) : NULL;
     fvlm_status status = self.info ? read_picture(&self) : fvlm_fail_memory(error);
     png_destroy_read_struct(&self.png, &self.info, NULL);

@@ -77,9 +77,13 @@ static fvlm_status plan_axis(axis_plan *axis, size_t canvas, size_t offset, size
             double weight = sum != 0.0 ? weights[i] / sum : weights[i];
             taps[i] = (int32_t)((weight < 0 ? -0.5 : 0.5) + weight * (1 << FRACTION_BITS));
         }
-        /* Leave out what lies beside the picture. */
+        /* Leave out what lies beside the picture, and what weighs nothing: at its own size a pixel is one pixel. */
         size_t skip = first < offset ? offset - first : 0;
         size_t end = last < offset + size ? last : offset + size;
+        while (end > first + skip && taps[end - first - 1] == 0)
+            end--;
+        while (end > first + skip && taps[skip] == 0)
+            skip++;
         if (end > first + skip)
             axis->spans[x] = (tap_span){first + skip - offset, end - first - skip, taps + skip};
     }

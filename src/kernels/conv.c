@@ -2,6 +2,8 @@
  * the output at a time. */
 #include "kernels/conv_body.h"
 
+#include <string.h>
+
 #include "base/cpu.h"
 #include "kernels/activation_scalar.h"
 
@@ -75,7 +77,27 @@ static void depthwise_weights(const fvlm_depthwise *conv, const float *x, const 
     }
 }
 
-const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise, stem_row, depthwise_weights};
+static void depthwise_inputs_row(const fvlm_depthwise *conv, const float *dy, size_t row, float *dx)
+{
+    size_t kernel = conv->kernel, stride = conv->stride, pad = kernel / 2, channels = conv->channels;
+    size_t height = (conv->height + stride - 1) / stride, width = (conv->width + stride - 1) / stride;
+    size_t inputs = channels / conv->multiplier, top, bottom, left, right;
+    fvlm_conv_readers(row, kernel, stride, height, &top, &bottom);
+    memset(dx, 0, conv->width * inputs * sizeof *dx);
+    for (size_t column = 0; column < conv->width; column++, dx += inputs) {
+        fvlm_conv_readers(column, kernel, stride, width, &left, &right);
+        for (size_t i = top; i < bottom; i += stride)
+            for (size_t j = left; j < right; j += stride) {
+                const float *weight = conv->weight + (i * kernel + j) * channels;
+                const float *gradient =
+                    dy + ((row + pad - i) / stride * width + (column + pad - j) / stride) * channels;
+                for (size_t c = 0; c < channels; c++)
+                    dx[c / conv->multiplier] += gradient[c] * weight[c];
+            }
+    }
+}
+
+const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise, stem_row, depthwise_weights, depthwise_inputs_row};
 
 const fvlm_conv_kernels *fvlm_conv_kernels_select(void)
 {
@@ -112,6 +134,10 @@ void fvlm_stem_pack(const float *weight, size_t channels, float *packed)
                 packed[(tap * 3 + colour) * channels + c] = weight[(c * 3 + colour) * 9 + tap];
 }
 
+/* Floats of an output that is written past the caches, as they would not hold it until it is read: lines that are
+ * written whole are then not read before. */
+#define STREAMED ((size_t)1 << 20)
+
 struct depthwise_job {
     const fvlm_conv_kernels *kernels;
     const fvlm_depthwise *conv;
@@ -140,7 +166,8 @@ static void depthwise_task(void *argument, size_t index, int thread)
                                               .columns = least(FVLM_AREA_COLUMNS, width - column),
                                               .y = job->y + (row * width + column) * conv->channels,
                                               .y_stride = conv->channels,
-                                              .line_stride = width * conv->channels});
+                                              .line_stride = width * conv->channels,
+                                              .stream = height * width * conv->channels >= STREAMED});
 }
 
 void fvlm_depthwise_forward(fvlm_pool *pool, const fvlm_depthwise *conv, const float *x, float *y)
@@ -149,7 +176,8 @@ void fvlm_depthwise_forward(fvlm_pool *pool, const fvlm_depthwise *conv, const f
            width = (conv->width + conv->stride - 1) / conv->stride;
     struct depthwise_job job = {fvlm_conv_kernels_select(), conv, x, y,
                                 (width + FVLM_AREA_COLUMNS - 1) / FVLM_AREA_COLUMNS};
-    fvlm_pool_run(pool, (height + FVLM_AREA_ROWS - 1) / FVLM_AREA_ROWS * job.across, depthwise_task, &job);
+    fvlm_pool_run_stretches(pool, (height + FVLM_AREA_ROWS - 1) / FVLM_AREA_ROWS * job.across, job.across,
+                            depthwise_task, &job);
 }
 
 struct stem_job {

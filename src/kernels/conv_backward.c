@@ -26,41 +26,13 @@ static size_t output_size(size_t size, size_t stride)
     return (size + stride - 1) / stride;
 }
 
-/* dx[c] += dy[c] weight[c], over the outputs of each input channel. */
-static void add_products(const float *dy, const float *weight, size_t channels, size_t multiplier, float *dx)
-{
-    if (multiplier == 1) {
-        for (size_t c = 0; c < channels; c++)
-            dx[c] += dy[c] * weight[c];
-        return;
-    }
-    for (size_t c = 0; c < channels; c++)
-        dx[c / multiplier] += dy[c] * weight[c];
-}
-
 static void run_dx_row(void *argument, size_t row, int thread)
 {
     (void)thread;
     const struct backward *job = argument;
     const fvlm_depthwise *conv = job->conv;
-    size_t kernel = conv->kernel, stride = conv->stride, pad = kernel / 2, channels = conv->channels;
-    size_t inputs = channels / conv->multiplier;
-    size_t height = output_size(conv->height, stride), width = output_size(conv->width, stride);
-    float *dx = job->dx + row * conv->width * inputs;
-    memset(dx, 0, conv->width * inputs * sizeof *dx);
-    for (size_t i = 0; i < kernel; i++) {
-        /* Tap i of output row r reads input row r stride + i - pad. */
-        if (row + pad < i || (row + pad - i) % stride != 0 || (row + pad - i) / stride >= height)
-            continue;
-        const float *dy = job->dy + (row + pad - i) / stride * width * channels;
-        for (size_t column = 0; column < width; column++) {
-            size_t left, right;
-            fvlm_conv_taps(column, kernel, stride, conv->width, &left, &right);
-            for (size_t j = left; j < right; j++)
-                add_products(dy + column * channels, conv->weight + (i * kernel + j) * channels, channels,
-                             conv->multiplier, dx + (column * stride + j - pad) * inputs);
-        }
-    }
+    fvlm_conv_kernels_select()->depthwise_inputs_row(conv, job->dy, row,
+                                                     job->dx + row * conv->width * (conv->channels / conv->multiplier));
 }
 
 /* Where input and output have one size, dx is dy's convolution with the kernel turned round. */

@@ -2,6 +2,8 @@
 #ifndef FVLM_KERNELS_CONV_BODY_H
 #define FVLM_KERNELS_CONV_BODY_H
 
+#include <stdbool.h>
+
 #include "kernels/conv.h"
 
 /* A part of a convolution's output, and where it goes: places and lines are that many floats apart in y, which points
@@ -10,6 +12,7 @@ typedef struct fvlm_conv_area {
     size_t row, rows, column, columns;
     float *y;
     size_t y_stride, line_stride;
+    bool stream; /* y may be written past the caches */
 } fvlm_conv_area;
 
 /* Lines and places of the areas that a picture is cut into. Neighbours share the input around their edges, which small
@@ -25,6 +28,8 @@ typedef struct fvlm_conv_kernels {
      * those channels from `first` on. */
     void (*depthwise_weights)(const fvlm_depthwise *conv, const float *x, const float *dy, size_t row, size_t first,
                               size_t count, float *sums);
+    /* dx[width, inputs] = the gradient of input row `row`, of which dy is that of the whole output. */
+    void (*depthwise_inputs_row)(const fvlm_depthwise *conv, const float *dy, size_t row, float *dx);
 } fvlm_conv_kernels;
 
 /* Channels of a task of the weights' gradients: two cache lines of each place. */
@@ -43,6 +48,18 @@ static inline void fvlm_conv_taps(size_t place, size_t kernel, size_t stride, si
     size_t start = place * stride, pad = kernel / 2; /* tap t reads input start + t - pad */
     *first = start < pad ? pad - start : 0;
     *last = start + kernel - pad > length ? length + pad - start : kernel;
+}
+
+/* The taps that read input place `place`, first, first + stride ... < last; tap t does so for output place
+ * (place + kernel / 2 - t) / stride, of which there are `outputs`. */
+static inline void fvlm_conv_readers(size_t place, size_t kernel, size_t stride, size_t outputs, size_t *first,
+                                     size_t *last)
+{
+    size_t end = place + kernel / 2; /* of tap 0, if the stride meets it */
+    *last = end + 1 < kernel ? end + 1 : kernel;
+    *first = end % stride;
+    while ((end - *first) / stride >= outputs)
+        *first += stride;
 }
 
 #endif

@@ -9,6 +9,7 @@
 #include "kernels/gemm.h"
 #include "kernels/gemm_block.h"
 #include "kernels/rounded.h"
+#include "kernels/row_sums.h"
 
 /* A task's panels are COLUMNS x DEPTH floats, 512 KB; as many again hold a block of dy turned on its side. */
 #define COLUMNS 256
@@ -170,35 +171,31 @@ void fvlm_linear_backward_w(fvlm_pool *pool, fvlm_dtype inputs, const float *dy,
     run(pool, &job);
 }
 
-/* Sums of columns: a task takes SUM_COLUMNS of them over all rows, so that threads change nothing. */
-
-#define SUM_COLUMNS 32
+/* Sums of columns. */
 
 struct column_sums {
     const float *a, *b;
-    size_t m, c, a_stride, b_stride;
-    float *sums;
+    size_t c, a_stride, b_stride;
 };
 
-static void run_column_sums(void *argument, size_t index, int thread)
+static void add_columns(const void *argument, size_t first, size_t rows, double *sums)
 {
-    (void)thread;
     const struct column_sums *job = argument;
-    size_t first = index * SUM_COLUMNS, columns = least(SUM_COLUMNS, job->c - first);
-    double sums[SUM_COLUMNS] = {0};
-    for (size_t i = 0; i < job->m; i++) {
-        const float *a = job->a + i * job->a_stride + first;
-        const float *b = job->b ? job->b + i * job->b_stride + first : NULL;
-        for (size_t c = 0; c < columns; c++)
-            sums[c] += b ? (double)(a[c] * b[c]) : (double)a[c];
+    for (size_t i = first; i < first + rows; i++) {
+        const float *a = job->a + i * job->a_stride, *b = job->b ? job->b + i * job->b_stride : NULL;
+        for (size_t k = 0; k < job->c; k++)
+            sums[k] += b ? (double)(a[k] * b[k]) : (double)a[k];
     }
-    for (size_t c = 0; c < columns; c++)
-        job->sums[first + c] += (float)sums[c];
 }
 
 void fvlm_column_sums(fvlm_pool *pool, const float *a, size_t a_stride, const float *b, size_t b_stride, size_t m,
                       size_t c, float *sums)
 {
-    struct column_sums job = {a, b, m, c, a_stride, b_stride, sums};
-    fvlm_pool_run(pool, (c + SUM_COLUMNS - 1) / SUM_COLUMNS, run_column_sums, &job);
+    for (size_t first = 0; first < c; first += FVLM_MOST_ROW_SUMS) {
+        size_t columns = least(FVLM_MOST_ROW_SUMS, c - first);
+        struct column_sums job = {a + first, b ? b + first : NULL, columns, a_stride, b_stride};
+        const double *made = fvlm_row_sums(pool, m, columns, add_columns, &job);
+        for (size_t k = 0; k < columns; k++)
+            sums[first + k] += (float)made[k];
+    }
 }

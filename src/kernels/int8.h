@@ -58,7 +58,8 @@ typedef struct fvlm_int8_kernels {
 } fvlm_int8_kernels;
 
 extern const fvlm_int8_kernels fvlm_int8_kernels_reference, fvlm_int8_kernels_avx2, fvlm_int8_kernels_avx512vnni,
-    fvlm_int8_kernels_dotprod, fvlm_int8_kernels_i8mm; /* those of this build's architecture exist */
+    fvlm_int8_kernels_amx, fvlm_int8_kernels_dotprod,
+    fvlm_int8_kernels_i8mm; /* those of this build's architecture exist */
 
 /* The best of the instruction sets that fvlm_cpu_flags allows. */
 const fvlm_int8_kernels *fvlm_int8_kernels_select(void);

@@ -28,6 +28,10 @@ const fvlm_packed_kernels *fvlm_packed_kernels_select(void)
 {
     unsigned flags = fvlm_cpu_flags();
     (void)flags;
+#if defined(FVLM_AMX)
+    if (flags & FVLM_CPU_AMX)
+        return &fvlm_packed_kernels_amx;
+#endif
 #if defined(__x86_64__)
     if (flags & FVLM_CPU_AVX512_BF16 && flags & FVLM_CPU_AVX512_VNNI)
         return &fvlm_packed_kernels_avx512bf16;
@@ -274,7 +278,7 @@ struct slab {
     fvlm_packed_rows in, middle; /* what goes into a block's fc1, or the stem's layer, and into fc2 */
     float *mixed;                /* the convolution's output; in float32 that is `in` */
     size_t mixed_stride;         /* floats */
-    float *hidden;               /* int8: a slice of the middle before it is rounded */
+    float *hidden;               /* int8: a slice of the middle before it is rounded, where `mixed` was */
     float *part;                 /* stem: the first convolution's output */
     size_t bytes;
 };
@@ -295,11 +299,9 @@ static struct slab place_slab(const fvlm_packed *layer, size_t count, char *scra
     }
     slab.mixed = (float *)(void *)(scratch + slab.bytes);
     slab.mixed_stride = fvlm_packed_stride(sizeof(float), channels) / sizeof(float);
-    slab.bytes += count * slab.mixed_stride * sizeof(float);
-    if (type == FVLM_PACKED_INT8) {
-        slab.hidden = (float *)(void *)(scratch + slab.bytes);
-        slab.bytes += count * (FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA) * sizeof(float);
-    }
+    slab.hidden = slab.mixed;
+    size_t hidden_stride = type == FVLM_PACKED_INT8 ? FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA : 0;
+    slab.bytes += count * (slab.mixed_stride > hidden_stride ? slab.mixed_stride : hidden_stride) * sizeof(float);
     return slab;
 }
 
@@ -338,36 +340,40 @@ static void ffn_task(void *argument, size_t index, int thread)
         job->conv->depthwise(conv, job->x, &area);
     if (!fvlm_packed_is_fp32(fc1->type))
         job->kernels->prepare(fc1->type, slab.mixed, slab.mixed_stride, channels, 0, count, &slab.in);
-    for (size_t slice = 0; slice < slices_of(fc1->rows); slice++) {
-        size_t first = slice * FVLM_PACKED_SLICE;
-        fvlm_epilogue before = {.bias = ffn->bias1};
-        job->kernels->hidden(&(fvlm_packed_block){.w = fc1,
-                                                  .first = first,
-                                                  .count = least(FVLM_PACKED_SLICE, fc1->rows - first),
-                                                  .slices = slices_of(channels),
-                                                  .x = &slab.in,
-                                                  .rows = count,
-                                                  .y = slab.hidden,
-                                                  .y_stride = FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA,
-                                                  .epilogue = &before},
-                             &slab.middle);
-        /* Without an activation the epilogue may add what each slice of the middle gives. */
-        fvlm_epilogue add = {.bias = slice == 0 ? ffn->bias2 : NULL,
-                             .scale = ffn->scale,
-                             .residual = (slice == 0 ? job->x : job->y) + first_place,
-                             .residual_stride = channels};
-        job->kernels->block(&(fvlm_packed_block){.w = fc2,
-                                                 .count = fc2->rows,
-                                                 .slice = slice,
-                                                 .slices = 1,
-                                                 .x = &slab.middle,
-                                                 .rows = count,
-                                                 .y = job->y + first_place,
-                                                 .y_stride = channels,
-                                                 .line = columns,
-                                                 .line_stride = conv->width * channels,
-                                                 .epilogue = &add});
-    }
+    size_t lines = divide_up(job->kernels->places, columns);
+    for (size_t slice = 0; slice < slices_of(fc1->rows); slice++)
+        for (size_t line = 0; line < rows; line += lines) {
+            size_t first = slice * FVLM_PACKED_SLICE, places = least(lines, rows - line) * columns;
+            size_t start = first_place + line * conv->width * channels;
+            fvlm_epilogue before = {.bias = ffn->bias1};
+            job->kernels->hidden(&(fvlm_packed_block){.w = fc1,
+                                                      .first = first,
+                                                      .count = least(FVLM_PACKED_SLICE, fc1->rows - first),
+                                                      .slices = slices_of(channels),
+                                                      .x = &slab.in,
+                                                      .first_row = line * columns,
+                                                      .rows = places,
+                                                      .y = slab.hidden,
+                                                      .y_stride = FVLM_PACKED_SLICE + FVLM_PACKED_MAXIMA,
+                                                      .epilogue = &before},
+                                 &slab.middle);
+            /* Without an activation the epilogue may add what each slice of the middle gives. */
+            fvlm_epilogue add = {.bias = slice == 0 ? ffn->bias2 : NULL,
+                                 .scale = ffn->scale,
+                                 .residual = (slice == 0 ? job->x : job->y) + start,
+                                 .residual_stride = channels};
+            job->kernels->block(&(fvlm_packed_block){.w = fc2,
+                                                     .count = fc2->rows,
+                                                     .slice = slice,
+                                                     .slices = 1,
+                                                     .x = &slab.middle,
+                                                     .rows = places,
+                                                     .y = job->y + start,
+                                                     .y_stride = channels,
+                                                     .line = columns,
+                                                     .line_stride = conv->width * channels,
+                                                     .epilogue = &add});
+        }
 }
 
 void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const float *x, float *y)
@@ -391,7 +397,7 @@ void fvlm_packed_ffn_forward(fvlm_pool *pool, const fvlm_packed_ffn *ffn, const 
            (place_slab(&ffn->fc1, job.rows * job.columns, NULL).bytes > FVLM_SCRATCH_BYTES ||
             (job.rows > fewest && divide_up(conv->height, job.rows) * job.across < (size_t)fvlm_pool_threads(pool))))
         job.rows /= 2;
-    fvlm_pool_run(pool, divide_up(conv->height, job.rows) * job.across, ffn_task, &job);
+    fvlm_pool_run_stretches(pool, divide_up(conv->height, job.rows) * job.across, job.across, ffn_task, &job);
 }
 
 /* The stem. */

@@ -66,6 +66,9 @@ typedef struct fvlm_packed_chunk {
 typedef struct fvlm_packed_kernels {
     bool bf16;  /* fvlm_packed_multiplies_bf16 */
     int levels; /* fvlm_packed_int8_levels */
+    /* Places of an FFN's area that go through a slice of the middle at a time, about: few where the middle is to stay
+     * near, many where products are so fast that weights are to be read seldom. */
+    size_t places;
     /* A row of weights as units; `to` has fvlm_packed_stride bytes. sums[s * sums_stride] is that of slice s. */
     void (*round)(fvlm_packed_type type, const float *w, size_t cols, uint8_t *to, float *scale, float *sums,
                   size_t sums_stride);
@@ -85,7 +88,7 @@ typedef struct fvlm_packed_kernels {
 } fvlm_packed_kernels;
 
 extern const fvlm_packed_kernels fvlm_packed_kernels_reference, fvlm_packed_kernels_avx2, fvlm_packed_kernels_avx512,
-    fvlm_packed_kernels_avx512vnni, fvlm_packed_kernels_avx512bf16,
+    fvlm_packed_kernels_avx512vnni, fvlm_packed_kernels_avx512bf16, fvlm_packed_kernels_amx,
     fvlm_packed_kernels_neon; /* those of this build's architecture exist */
 
 /* The best of the instruction sets that fvlm_cpu_flags allows. */

@@ -264,6 +264,7 @@ static void convolve(const fvlm_depthwise *conv, const uint32_t *weights, const 
 }
 
 const fvlm_packed_kernels fvlm_packed_kernels_reference = {.levels = LEVELS,
+                                                           .places = 32,
                                                            .round = round_weights,
                                                            .interleave = interleave,
                                                            .prepare = prepare,

@@ -24,6 +24,10 @@ const fvlm_int8_kernels *fvlm_int8_kernels_select(void)
 {
     unsigned flags = fvlm_cpu_flags();
     (void)flags;
+#if defined(FVLM_AMX)
+    if (flags & FVLM_CPU_AMX)
+        return &fvlm_int8_kernels_amx;
+#endif
 #if defined(__x86_64__)
     if (flags & FVLM_CPU_AVX512_VNNI)
         return &fvlm_int8_kernels_avx512vnni;

@@ -1,8 +1,8 @@
 /* Products of a linear layer's backward pass on bf16 inputs, summed in float32.
  *
  * The depth goes in parts that fit the scratch memory: all threads round a part of A into thread 0's scratch, on its
- * side where it has to be turned; then a task is some panels of B, whose rows become pairs as they lie, and all of
- * those rows of A. Parts are added in y itself, in their order.
+ * side where it has to be turned; then a task is some panels of B, whose rows become pairs as they lie, and those
+ * rows of A, or where there are few panels some of the rows. Parts are added in y itself, in their order.
  */
 #include <string.h>
 
@@ -15,6 +15,9 @@
 /* Columns of B in a task, and rows of A that a task rounds. */
 #define COLUMNS ((size_t)2 * FVLM_PACKED_PANEL)
 #define PREPARE_ROWS 16
+/* Tasks that threads can share evenly, and rows of A of which a task has a multiple. */
+#define ENOUGH_TASKS 4
+#define LINES 32
 /* A square of A that is turned at a time. */
 #define SQUARE 64
 
@@ -24,7 +27,7 @@ struct job {
     fvlm_pool *pool;
     size_t row, rows;      /* of A and y in this part */
     size_t first, depth;   /* of B in this part */
-    size_t columns;        /* of a task */
+    size_t columns, lines; /* of a task: columns of B, and rows of A */
     fvlm_packed_rows left; /* A's rows, rounded */
 };
 
@@ -116,17 +119,21 @@ static void product_task(void *argument, size_t index, int thread)
 {
     const struct job *job = argument;
     const fvlm_rounded_product *p = job->product;
-    size_t column = index * job->columns, columns = least(job->columns, p->n - column);
+    size_t across = divide_up(p->n, job->columns), line = index / across * job->lines;
+    size_t column = index % across * job->columns, columns = least(job->columns, p->n - column);
     char *panels = (char *)fvlm_pool_scratch(job->pool, thread) + FVLM_SCRATCH_BYTES - panel_bytes(job);
-    float *y = p->y + job->row * p->y_stride + column;
+    float *y = p->y + (job->row + line) * p->y_stride + column;
+    fvlm_packed_rows left = job->left;
+    left.data += line * left.stride;
+    left.rows = least(job->lines, job->rows - line);
     fvlm_epilogue epilogue = {.residual = p->add || job->first > 0 ? y : NULL, .residual_stride = p->y_stride};
     fvlm_packed packed = {.type = FVLM_PACKED_BF16, .rows = columns, .cols = job->depth, .data = panels};
     pair_rows(job, column, columns, (uint32_t *)(void *)panels);
     job->kernels->block(&(fvlm_packed_block){.w = &packed,
                                              .count = columns,
                                              .slices = divide_up(job->depth, FVLM_PACKED_SLICE),
-                                             .x = &job->left,
-                                             .rows = job->rows,
+                                             .x = &left,
+                                             .rows = left.rows,
                                              .y = y,
                                              .y_stride = p->y_stride,
                                              .epilogue = &epilogue});
@@ -150,7 +157,9 @@ void fvlm_rounded_multiply(fvlm_pool *pool, const fvlm_rounded_product *p)
                 fvlm_pool_run(pool, divide_up(job.rows, SQUARE), turn_task, &job);
             else
                 fvlm_pool_run(pool, divide_up(job.rows, PREPARE_ROWS), prepare_task, &job);
-            fvlm_pool_run(pool, divide_up(p->n, job.columns), product_task, &job);
+            size_t across = divide_up(p->n, job.columns), pieces = divide_up(ENOUGH_TASKS, across);
+            job.lines = divide_up(divide_up(job.rows, pieces), LINES) * LINES;
+            fvlm_pool_run(pool, across * divide_up(job.rows, job.lines), product_task, &job);
         }
     }
 }

@@ -161,29 +161,31 @@ static void show(struct observer observer, fvlm_linear_input input, const float 
         observer.see(observer.user, input, x, rows, cols);
 }
 
-/* x += o(attention(q, cache)) after the rows' keys and values went to the cache. */
+/* The rows' keys and values to the cache; x += o(attention(q, cache)) but for the first `unread` rows. */
 static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, size_t index,
-                          const fvlm_rows *rows, float *x, float *workspace, struct observer observer)
+                          const fvlm_rows *rows, size_t unread, float *x, float *workspace, struct observer observer)
 {
     const fvlm_decoder_config *config = &decoder->config;
     const struct layer *layer = &decoder->layers[index];
     size_t count = rows->count, width = query_width(config);
     float *normed = workspace, *q = normed + count * config->hidden, *attended = q + count * width;
+    size_t queries = count - unread;
     float *keys = cache->keys + cache_offset(cache, index, 0), *values = cache->values + cache_offset(cache, index, 0);
     float *new_keys = keys + rows->first_slot * cache->width, *new_values = values + rows->first_slot * cache->width;
 
     fvlm_rms_norm(pool, x, count, config->hidden, layer->attention_norm, config->norm_eps, normed);
     show(observer, FVLM_INPUT_ATTENTION, normed, count, config->hidden);
-    const fvlm_epilogue biases[] = {{.bias = layer->q_bias}, {.bias = layer->k_bias}, {.bias = layer->v_bias}};
-    fvlm_linear_parts(pool,
-                      (const fvlm_linear_part[]){{&layer->q, q, width, &biases[0]},
-                                                 {&layer->k, new_keys, cache->width, &biases[1]},
-                                                 {&layer->v, new_values, cache->width, &biases[2]}},
-                      3, normed, count, config->hidden);
-    fvlm_rope(q, count, width, config->heads, config->head_dim, rows->positions, decoder->rope);
+    const fvlm_epilogue biases[] = {{.bias = layer->k_bias}, {.bias = layer->v_bias}, {.bias = layer->q_bias}};
+    const fvlm_linear_part parts[] = {{&layer->k, new_keys, cache->width, &biases[0]},
+                                      {&layer->v, new_values, cache->width, &biases[1]},
+                                      {&layer->q, q, width, &biases[2]}};
+    fvlm_linear_parts(pool, parts, unread > 0 ? 2 : 3, normed, count, config->hidden);
+    if (unread > 0)
+        fvlm_linear_parts(pool, &parts[2], 1, normed + unread * config->hidden, queries, config->hidden);
+    fvlm_rope(q, queries, width, config->heads, config->head_dim, rows->positions + unread, decoder->rope);
     fvlm_rope(new_keys, count, cache->width, config->kv_heads, config->head_dim, rows->positions, decoder->rope);
 
-    fvlm_attention attention = {.queries = count,
+    fvlm_attention attention = {.queries = queries,
                                 .keys = rows->tail ? rows->prefix : rows->first_slot + count,
                                 .heads = config->heads,
                                 .kv_heads = config->kv_heads,
@@ -202,8 +204,9 @@ static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_
                                 .tail_count = rows->tail_count,
                                 .tail_stride = rows->tail_stride};
     fvlm_attention_forward(pool, &attention, attended + count * (width + 2 * config->ffn));
-    show(observer, FVLM_INPUT_OUTPUT, attended, count, width);
-    linear(pool, &layer->o, attended, count, x, NULL, x);
+    show(observer, FVLM_INPUT_OUTPUT, attended, queries, width);
+    x += unread * config->hidden;
+    linear(pool, &layer->o, attended, queries, x, NULL, x);
 }
 
 struct swiglu_job {
@@ -236,19 +239,27 @@ static void run_ffn(const fvlm_decoder *decoder, fvlm_pool *pool, const struct l
     linear(pool, &layer->down, gate, count, x, NULL, x);
 }
 
+static void run_layer(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, size_t index,
+                      const fvlm_rows *rows, size_t unread, float *x, float *workspace, struct observer observer)
+{
+    run_attention(decoder, pool, cache, index, rows, unread, x, workspace, observer);
+    run_ffn(decoder, pool, &decoder->layers[index], rows->count - unread, x + unread * decoder->config.hidden,
+            workspace, observer);
+}
+
 void fvlm_decoder_layer(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, size_t index,
                         const fvlm_rows *rows, float *x, float *workspace, fvlm_linear_fn on_linear, void *user)
 {
-    struct observer observer = {on_linear, user};
-    run_attention(decoder, pool, cache, index, rows, x, workspace, observer);
-    run_ffn(decoder, pool, &decoder->layers[index], rows->count, x, workspace, observer);
+    run_layer(decoder, pool, cache, index, rows, 0, x, workspace, (struct observer){on_linear, user});
 }
 
 void fvlm_decoder_forward(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, const fvlm_rows *rows,
                           float *x, float *workspace)
 {
-    for (size_t i = 0; i < decoder->config.layers; i++)
-        fvlm_decoder_layer(decoder, pool, cache, i, rows, x, workspace, NULL, NULL);
+    size_t layers = decoder->config.layers;
+    for (size_t i = 0; i < layers; i++)
+        run_layer(decoder, pool, cache, i, rows, i + 1 < layers ? 0 : rows->unread, x, workspace,
+                  (struct observer){NULL, NULL});
 }
 
 void fvlm_decoder_logits(const fvlm_decoder *decoder, fvlm_pool *pool, const float *x, size_t rows, float *logits,

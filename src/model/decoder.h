@@ -32,6 +32,7 @@ typedef struct fvlm_rows {
     size_t count;
     const int32_t *positions; /* [count] */
     size_t first_slot;        /* row i writes slot first_slot + i */
+    size_t unread;            /* so many rows from the first on are wanted for their keys and values only; no tail */
     /* What row i attends to. tail NULL (one text): slots [0, first_slot + i]. Beams: slots [0, prefix), then the
      * slots tail[i * tail_stride + t], t < tail_count, its own among them. */
     size_t prefix;
@@ -48,7 +49,8 @@ size_t fvlm_decoder_workspace(const fvlm_decoder *decoder, size_t rows, size_t s
 /* x[hidden] = embedding of `token`, which must be in [0, vocabulary). */
 void fvlm_decoder_embed(const fvlm_decoder *decoder, int32_t token, float *x);
 
-/* Run all layers over x[rows->count, hidden], in place; keys and values go to the cache. */
+/* Run all layers over x[rows->count, hidden], in place; keys and values go to the cache. The unread rows of x are not
+ * those of the last layer then. */
 void fvlm_decoder_forward(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, const fvlm_rows *rows,
                           float *x, float *workspace);
 
@@ -63,7 +65,7 @@ typedef enum fvlm_linear_input {
 /* Sees x[rows, cols] before the linear layers that read it. */
 typedef void (*fvlm_linear_fn)(void *user, fvlm_linear_input input, const float *x, size_t rows, size_t cols);
 
-/* One layer of fvlm_decoder_forward. on_linear may be NULL. */
+/* One layer of fvlm_decoder_forward, for all rows. on_linear may be NULL. */
 void fvlm_decoder_layer(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_cache *cache, size_t index,
                         const fvlm_rows *rows, float *x, float *workspace, fvlm_linear_fn on_linear, void *user);
 

@@ -178,6 +178,21 @@ static fvlm_status read_safetensors_header(const char *path, json_t **header, fv
     return status;
 }
 
+/* Fails where a file begins like nothing that the readers know. */
+static fvlm_status check_pickle(const char *path, fvlm_error *error)
+{
+    fvlm_mapping mapping;
+    fvlm_status status = fvlm_mapping_open(path, &mapping, error);
+    if (status)
+        return status;
+    bool known = mapping.size > 1 && (memcmp(mapping.data, "PK", 2) == 0 || mapping.data[0] == 0x80);
+    fvlm_mapping_close(&mapping);
+    return known ? FVLM_OK
+                 : fvlm_fail(error, FVLM_ERROR_FORMAT,
+                             "%s: not a GGUF, .safetensors or PyTorch file, an .mlpackage or a checkpoint's folder",
+                             path);
+}
+
 static fvlm_status inspect_table(struct inspector *inspector, const char *path)
 {
     static const struct {
@@ -197,12 +212,16 @@ static fvlm_status inspect_table(struct inspector *inspector, const char *path)
     json_t *root = NULL;
     const char *layout;
     fvlm_status status = fvlm_tensor_table_create(&table, inspector->error);
+    if (!status && kind == PICKLE)
+        status = check_pickle(path, inspector->error);
     if (!status)
         status = kind == CHECKPOINT ? fvlm_checkpoint_read(table, path, &layout, inspector->error)
                                     : readers[kind].read(table, path, inspector->error);
     inspector->inspection->format = kind == CHECKPOINT ? "checkpoint" : readers[kind].format;
     if (!status && kind == SAFETENSORS)
         status = read_safetensors_header(path, &root, inspector->error);
+    else if (!status && kind == MLPACKAGE)
+        status = fvlm_mlpackage_metadata(path, &root, inspector->error);
     else if (!status && kind == CHECKPOINT && fvlm_bundle_has(&files, "config.json"))
         status = fvlm_json_read_bundle(&files, "config.json", CONFIG_LIMIT, &root, inspector->error);
     if (!status)

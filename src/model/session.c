@@ -67,7 +67,9 @@ void fvlm_session_run(fvlm_session *session, const fvlm_prompt *prompt, size_t f
             positions[i] = (int32_t)(start + i);
             fvlm_prompt_embed(engine, prompt, start + i, x + i * hidden);
         }
-        fvlm_rows rows = {.count = count, .positions = positions, .first_slot = start};
+        /* Of the last layer's outputs only the last row's become logits. */
+        size_t unread = on_rows ? 0 : count == rest ? count - 1 : count;
+        fvlm_rows rows = {.count = count, .positions = positions, .first_slot = start, .unread = unread};
         fvlm_decoder_forward(engine->decoder, engine->pool, &session->cache, &rows, x, workspace);
         if (on_rows)
             on_rows(user, start, count, x);

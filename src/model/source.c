@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "fastvlm/engine.h"
 #include "model/gguf_names.h"
 #include "model/weights.h"
 #include "text/tokenizer.h"
@@ -149,6 +150,15 @@ void fvlm_source_forget(const fvlm_source *source, const void *data, size_t byte
         fvlm_mapping_release(data, bytes);
     else
         fvlm_tensor_table_forget(source->table, data, bytes);
+}
+
+fvlm_status fvlm_model_in_memory(const char *name, const void *data, size_t bytes, fvlm_error *error)
+{
+    if (!name || !name[0])
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "a model in memory needs a name");
+    if ((uintptr_t)data % 8 != 0)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "%s: a model in memory has to be aligned to 8 bytes", name);
+    return fvlm_file_in_memory(name, data, bytes, error);
 }
 
 /* The public function: a folder, or the metadata of a GGUF file. */

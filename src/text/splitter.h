@@ -9,6 +9,11 @@
 
 #define FVLM_SPLITTER_PATTERNS 8
 
+/* The pattern of Qwen2's tokenizer; interface data of those models. */
+#define FVLM_QWEN2_PATTERN                                                                                             \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"   \
+    "|\\s+(?!\\S)|\\s+"
+
 /* Compiled patterns; immutable once built. */
 typedef struct fvlm_splitter fvlm_splitter;
 

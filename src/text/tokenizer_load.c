@@ -19,10 +19,7 @@
 #define MAX_SMALL_FILE ((size_t)16 << 20) /* the others */
 #define MAX_COMPONENT_DEPTH 4             /* of Sequences in Sequences */
 
-/* The split patterns that Qwen2 and the ByteLevel pre-tokenizer (GPT-2's) come with; interface data of those models. */
-#define QWEN2_PATTERN                                                                                                  \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"   \
-    "|\\s+(?!\\S)|\\s+"
+/* The split pattern that the ByteLevel pre-tokenizer (GPT-2's) comes with; interface data of those models. */
 #define GPT2_PATTERN "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 /* The special tokens that every Qwen2 vocabulary is followed by, for a folder that names none. */
@@ -599,8 +596,8 @@ static fvlm_status read_files(fvlm_tokenizer *tokenizer, const fvlm_bundle *file
         status = open_tokenizer_json(tokenizer, files, error);
     } else if (fvlm_bundle_has(files, "vocab.json") && fvlm_bundle_has(files, "merges.txt")) {
         tokenizer->nfc = true;
-        status =
-            fvlm_splitter_add(tokenizer->splitter, QWEN2_PATTERN, sizeof QWEN2_PATTERN - 1, false, files->path, error);
+        status = fvlm_splitter_add(tokenizer->splitter, FVLM_QWEN2_PATTERN, sizeof FVLM_QWEN2_PATTERN - 1, false,
+                                   files->path, error);
         if (!status)
             status = open_vocabulary(tokenizer, files, error);
         if (!status)

@@ -131,9 +131,25 @@ static bool is_float(fvlm_dtype type)
     return type == FVLM_F32 || type == FVLM_F16 || type == FVLM_BF16 || type == FVLM_F64;
 }
 
+/* 0 for a type whose elements are not numbers on their own. */
 static size_t element_count(const fvlm_tensor *tensor)
 {
-    return tensor->bytes / fvlm_dtype_bytes(tensor->type);
+    fvlm_matrix blocks;
+    if (is_float(tensor->type))
+        return tensor->bytes / fvlm_dtype_bytes(tensor->type);
+    return fvlm_block_matrix(tensor, &blocks) ? blocks.rows * blocks.cols : 0;
+}
+
+/* values [element_count] */
+static void read_values(const fvlm_tensor *tensor, float *values)
+{
+    fvlm_matrix blocks;
+    if (!fvlm_block_matrix(tensor, &blocks)) {
+        fvlm_to_float(tensor->type, tensor->data, element_count(tensor), values);
+        return;
+    }
+    for (size_t row = 0; row < blocks.rows; row++)
+        fvlm_matrix_row(&blocks, row, values + row * blocks.cols);
 }
 
 /* W + scale B A. */
@@ -142,7 +158,7 @@ static const float *merge_matrix(struct merger *merger, const fvlm_tensor *store
 {
     bool fits = a->rank == 2 && b->rank == 2 && stored->rank == 2 && a->shape[0] == b->shape[1] &&
                 b->shape[0] == stored->shape[0] && a->shape[1] == stored->shape[1] && a->shape[0] <= MAX_RANK;
-    if (!is_float(stored->type)) {
+    if (element_count(stored) == 0) {
         merger->status = fvlm_fail(merger->error, FVLM_ERROR_UNSUPPORTED,
                                    "%s is quantised: merge the adapter into the model in a float type", stored->name);
         return NULL;
@@ -157,7 +173,7 @@ static const float *merge_matrix(struct merger *merger, const fvlm_tensor *store
     if (!provide_values(merger, rows * cols + rank * cols + 2 * rows * rank))
         return NULL;
     float *w = merger->values, *low = w + rows * cols, *high = low + rank * cols, *turned = high + rows * rank;
-    fvlm_to_float(stored->type, stored->data, rows * cols, w);
+    read_values(stored, w);
     fvlm_to_float(a->type, a->data, rank * cols, low);
     fvlm_to_float(b->type, b->data, rows * rank, high);
     for (size_t i = 0; i < rows; i++)
@@ -177,7 +193,7 @@ static const float *merged_values(void *user, const char *name, const fvlm_tenso
     snprintf(first, sizeof first, PEFT_PREFIX "%s", name);
     const fvlm_tensor *other = merger->others ? fvlm_tensor_table_find(merger->others, first) : NULL;
     if (other) {
-        if (!is_float(other->type) || !is_float(stored->type) || element_count(other) != element_count(stored)) {
+        if (!is_float(other->type) || element_count(other) != element_count(stored)) {
             merger->status = fvlm_fail(merger->error, FVLM_ERROR_FORMAT, "%s does not fit the model's", other->name);
             return NULL;
         }

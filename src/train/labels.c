@@ -1,4 +1,4 @@
-/* The names and classes of a data set's pictures, and the loss of a classifier for all of them. */
+/* The names and classes of a data set's pictures and places, and the losses of classifiers for all of them. */
 #include "train/labels.h"
 
 #include <math.h>
@@ -10,23 +10,17 @@
 #define MAX_CLASSES 65536
 #define MAX_NAMES 4096
 
-/* A sample's labels; NULL where it has none. */
-static const json_t *labels_of(const json_t *sample)
-{
-    return json_object_get(sample, "labels");
-}
-
 static bool is_class(const json_t *value)
 {
     return json_is_integer(value) && json_integer_value(value) >= 0 && json_integer_value(value) < MAX_CLASSES;
 }
 
 /* Note in `most` the largest class of each name. */
-static bool note_labels(const json_t *sample, json_t *most)
+static bool note_classes(json_t *classes, json_t *most)
 {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)labels_of(sample), name, value)
+    json_object_foreach(classes, name, value)
     {
         json_int_t before = json_object_get(most, name) ? json_integer_value(json_object_get(most, name)) : -1;
         if (is_class(value) && json_integer_value(value) > before &&
@@ -41,47 +35,63 @@ static int compare_names(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static fvlm_status fill_set(fvlm_label_set *set, json_t *most, fvlm_error *error)
+static fvlm_status fill_names(fvlm_class_names *names, json_t *most, fvlm_error *error)
 {
     size_t count = json_object_size(most);
-    if (count == 0 || count > MAX_NAMES)
-        return fvlm_fail(error, FVLM_ERROR_FORMAT, "the data names %zu labels of pictures, where 1 to %d are possible",
-                         count, MAX_NAMES);
-    set->names = fvlm_calloc(count, sizeof *set->names);
-    set->first = fvlm_calloc(count + 1, sizeof *set->first);
-    if (!set->names || !set->first)
+    if (count > MAX_NAMES)
+        return fvlm_fail(error, FVLM_ERROR_FORMAT, "the data has %zu names of labels, where %d are possible", count,
+                         MAX_NAMES);
+    names->names = fvlm_calloc(count + 1, sizeof *names->names);
+    names->first = fvlm_calloc(count + 1, sizeof *names->first);
+    if (!names->names || !names->first)
         return fvlm_fail_memory(error);
     const char *name;
     json_t *value;
     json_object_foreach(most, name, value)
     {
-        if (!(set->names[set->count] = fvlm_strdup(name)))
+        if (!(names->names[names->count] = fvlm_strdup(name)))
             return fvlm_fail_memory(error);
-        set->count++;
+        names->count++;
     }
-    qsort((void *)set->names, count, sizeof *set->names, compare_names);
+    qsort((void *)names->names, count, sizeof *names->names, compare_names);
     for (size_t i = 0; i < count; i++)
-        set->first[i + 1] = set->first[i] + (size_t)json_integer_value(json_object_get(most, set->names[i])) + 1;
+        names->first[i + 1] = names->first[i] + (size_t)json_integer_value(json_object_get(most, names->names[i])) + 1;
     return FVLM_OK;
+}
+
+static void clear_names(fvlm_class_names *names)
+{
+    for (size_t i = 0; i < names->count; i++)
+        free(names->names[i]);
+    free((void *)names->names);
+    free(names->first);
 }
 
 fvlm_status fvlm_label_set_read(const fvlm_dataset *dataset, fvlm_label_set *set, fvlm_error *error)
 {
     *set = (fvlm_label_set){0};
-    json_t *most = json_object();
-    fvlm_status status = most ? FVLM_OK : fvlm_fail_memory(error);
+    json_t *labels = json_object(), *marks = json_object();
+    fvlm_status status = labels && marks ? FVLM_OK : fvlm_fail_memory(error);
     for (size_t i = 0, count = fvlm_dataset_count(dataset); i < count && !status; i++) {
-        json_t *sample;
+        json_t *sample, *mark;
+        size_t place;
         fvlm_error inner;
         if (fvlm_dataset_parse(dataset, i, &sample, &inner))
             continue;
-        if (!note_labels(sample, most))
+        bool noted = note_classes(json_object_get(sample, "labels"), labels);
+        json_array_foreach(json_object_get(sample, "marks"), place, mark) noted = noted && note_classes(mark, marks);
+        if (!noted)
             status = fvlm_fail_memory(error);
         json_decref(sample);
     }
+    if (!status && json_object_size(labels) + json_object_size(marks) == 0)
+        status = fvlm_fail(error, FVLM_ERROR_FORMAT, "no sample of the data has \"labels\" or \"marks\"");
     if (!status)
-        status = fill_set(set, most, error);
-    json_decref(most);
+        status = fill_names(&set->labels, labels, error);
+    if (!status)
+        status = fill_names(&set->marks, marks, error);
+    json_decref(labels);
+    json_decref(marks);
     if (status)
         fvlm_label_set_clear(set);
     return status;
@@ -89,58 +99,131 @@ fvlm_status fvlm_label_set_read(const fvlm_dataset *dataset, fvlm_label_set *set
 
 void fvlm_label_set_clear(fvlm_label_set *set)
 {
-    for (size_t i = 0; i < set->count; i++)
-        free(set->names[i]);
-    free((void *)set->names);
-    free(set->first);
+    clear_names(&set->labels);
+    clear_names(&set->marks);
     *set = (fvlm_label_set){0};
 }
 
-fvlm_status fvlm_labels_read(const fvlm_label_set *set, const json_t *sample, int32_t *classes, fvlm_error *error)
+/* Of each name what the object says, or -1. */
+static fvlm_status read_classes(const fvlm_class_names *names, const json_t *object, int32_t *classes,
+                                fvlm_error *error)
 {
-    const json_t *labels = labels_of(sample);
-    if (!json_is_object(labels) || json_object_size(labels) == 0)
-        return fvlm_fail(error, FVLM_ERROR_FORMAT, "it has no \"labels\"");
-    for (size_t i = 0; i < set->count; i++) {
-        const json_t *value = json_object_get(labels, set->names[i]);
+    for (size_t i = 0; i < names->count; i++) {
+        const json_t *value = json_object_get(object, names->names[i]);
         if (value && !is_class(value))
             return fvlm_fail(error, FVLM_ERROR_FORMAT, "the label '%s' is not a whole number from 0 to %d",
-                             set->names[i], MAX_CLASSES - 1);
+                             names->names[i], MAX_CLASSES - 1);
         classes[i] = value ? (int32_t)json_integer_value(value) : -1;
-        if (classes[i] >= (int64_t)(set->first[i + 1] - set->first[i]))
+        if (classes[i] >= (int64_t)(names->first[i + 1] - names->first[i]))
             return fvlm_fail(error, FVLM_ERROR_FORMAT, "the label '%s' is %d, which the training data never has",
-                             set->names[i], (int)classes[i]);
+                             names->names[i], (int)classes[i]);
     }
     return FVLM_OK;
 }
 
-/* Softmax of one name's logits; the gradient is that minus one at the class. */
-static double class_loss(float *logits, size_t count, size_t class)
+/* The cell of a mark's place. */
+static fvlm_status find_cell(const json_t *mark, size_t grid, size_t *cell, fvlm_error *error)
+{
+    size_t at[2];
+    const json_t *place = json_object_get(mark, "at");
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *value = json_array_get(place, i);
+        double part = json_number_value(value);
+        if (!json_is_number(value) || !(part >= 0 && part < 1))
+            return fvlm_fail(error, FVLM_ERROR_FORMAT, "a mark's \"at\" is not [x, y], both from 0 to below 1");
+        at[i] = (size_t)(part * (double)grid);
+    }
+    *cell = at[1] * grid + at[0];
+    return FVLM_OK;
+}
+
+fvlm_status fvlm_classes_read(const fvlm_label_set *set, const json_t *sample, size_t grid, fvlm_classes *classes,
+                              fvlm_error *error)
+{
+    const json_t *labels = json_object_get(sample, "labels"), *marks = json_object_get(sample, "marks"), *mark;
+    *classes = (fvlm_classes){0};
+    if (json_object_size(labels) + json_array_size(marks) == 0)
+        return fvlm_fail(error, FVLM_ERROR_FORMAT, "it has no \"labels\" and no \"marks\"");
+    classes->labels = fvlm_calloc(set->labels.count + 1, sizeof *classes->labels);
+    classes->cells = fvlm_calloc(grid * grid * set->marks.count + 1, sizeof *classes->cells);
+    fvlm_status status = classes->labels && classes->cells ? FVLM_OK : fvlm_fail_memory(error);
+    if (!status)
+        status = read_classes(&set->labels, labels, classes->labels, error);
+    size_t i, cell = 0;
+    json_array_foreach(marks, i, mark)
+    {
+        if (!status)
+            status = find_cell(mark, grid, &cell, error);
+        if (!status)
+            status = read_classes(&set->marks, mark, classes->cells + cell * set->marks.count, error);
+    }
+    if (status)
+        fvlm_classes_clear(classes);
+    return status;
+}
+
+void fvlm_classes_clear(fvlm_classes *classes)
+{
+    free(classes->labels);
+    free(classes->cells);
+    *classes = (fvlm_classes){0};
+}
+
+/* Cross-entropy of one name's logits, times the weight; they become its gradient. */
+static double class_loss(float *logits, size_t count, size_t class, float weight)
 {
     float largest = logits[0];
     for (size_t i = 1; i < count; i++)
         largest = fmaxf(largest, logits[i]);
-    double sum = 0, loss = largest - logits[class];
+    float sum = 0, loss = largest - logits[class];
     for (size_t i = 0; i < count; i++)
         sum += logits[i] = expf(logits[i] - largest);
     for (size_t i = 0; i < count; i++)
-        logits[i] = (float)(logits[i] / sum);
-    logits[class] -= 1;
-    return loss + log(sum);
+        logits[i] *= weight / sum;
+    logits[class] -= weight;
+    return (double)(weight * (loss + logf(sum)));
 }
 
-double fvlm_labels_loss(const fvlm_label_set *set, float *logits, const int32_t *classes, size_t *known)
+double fvlm_labels_loss(const fvlm_class_names *names, float *logits, const int32_t *classes, size_t *known)
 {
     double loss = 0;
     *known = 0;
-    for (size_t i = 0; i < set->count; i++) {
-        float *own = logits + set->first[i];
-        size_t count = set->first[i + 1] - set->first[i];
+    for (size_t i = 0; i < names->count; i++) {
+        float *own = logits + names->first[i];
+        size_t count = names->first[i + 1] - names->first[i];
         if (classes[i] < 0) {
             memset(own, 0, count * sizeof *own);
         } else {
-            loss += class_loss(own, count, (size_t)classes[i]);
+            loss += class_loss(own, count, (size_t)classes[i], 1);
             ++*known;
+        }
+    }
+    return loss;
+}
+
+double fvlm_marks_loss(const fvlm_class_names *names, size_t grid, size_t side, float *logits, const int32_t *cells,
+                       size_t *known)
+{
+    size_t outputs = fvlm_class_outputs(names), square = grid / side;
+    double loss = 0;
+    *known = 0;
+    for (size_t i = 0; i < names->count; i++) {
+        size_t empty = 0, marked = 0;
+        for (size_t cell = 0; cell < grid * grid; cell++) {
+            empty += cells[cell * names->count + i] == 0;
+            marked += cells[cell * names->count + i] > 0;
+        }
+        size_t together = empty == 0 ? 0 : marked > 0 ? marked : 1;
+        *known += marked + together;
+        for (size_t cell = 0; cell < grid * grid; cell++) {
+            size_t y = cell / grid, x = cell % grid, count = names->first[i + 1] - names->first[i];
+            size_t place = (y / square * side + x / square) * square * square + y % square * square + x % square;
+            float *own = logits + place * outputs + names->first[i];
+            int32_t class = cells[cell * names->count + i];
+            if (class < 0)
+                memset(own, 0, count * sizeof *own);
+            else
+                loss += class_loss(own, count, (size_t) class, class > 0 ? 1 : (float)together / (float)empty);
         }
     }
     return loss;

@@ -1,4 +1,5 @@
-/* A model's folder: its small files copied, its tensors under the names and in the types that they came in. */
+/* A model's folder: its small files copied, its tensors under the names and in the types that they came in, but for
+ * GGUF's blocks. */
 #include "train/model_folder.h"
 
 #include <stdlib.h>
@@ -38,6 +39,31 @@ static fvlm_status write_converted(fvlm_writer *writer, const float *values, siz
     return status;
 }
 
+bool fvlm_block_matrix(const fvlm_tensor *tensor, fvlm_matrix *matrix)
+{
+    size_t bytes, block = fvlm_dtype_block(tensor->type, &bytes);
+    if (block == 0)
+        return false;
+    size_t cols = tensor->shape[tensor->rank - 1];
+    *matrix = (fvlm_matrix){.type = tensor->type,
+                            .rows = cols ? tensor->bytes / bytes * block / cols : 0,
+                            .cols = cols,
+                            .data = tensor->data};
+    return true;
+}
+
+static fvlm_status write_blocks(fvlm_writer *writer, const fvlm_matrix *matrix, fvlm_dtype type, fvlm_error *error)
+{
+    float *row = fvlm_calloc(matrix->cols + 1, sizeof *row);
+    fvlm_status status = row ? FVLM_OK : fvlm_fail_memory(error);
+    for (size_t i = 0; i < matrix->rows && !status; i++) {
+        fvlm_matrix_row(matrix, i, row);
+        status = write_converted(writer, row, matrix->cols, type, error);
+    }
+    free(row);
+    return status;
+}
+
 /* The tensors under the names of the files; *own is to be destroyed where it is not NULL. */
 static fvlm_status open_named(const fvlm_source *source, fvlm_tensor_table **own, const fvlm_tensor_table **table,
                               fvlm_error *error)
@@ -72,22 +98,27 @@ fvlm_status fvlm_model_folder_write(const fvlm_source *source, fvlm_replace_fn r
         status = fvlm_fail_memory(error);
     for (size_t i = 0; i < count && !status; i++) {
         tensors[i] = *fvlm_tensor_table_at(table, i);
-        if (fvlm_dtype_bytes(tensors[i].type) == 0)
-            status = fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
-                               "%s is stored as %s, which a checkpoint of safetensors cannot hold: start from a model "
-                               "in a float type",
-                               tensors[i].name, fvlm_dtype_name(tensors[i].type));
+        fvlm_matrix blocks;
+        if (fvlm_block_matrix(&tensors[i], &blocks)) {
+            tensors[i].type = FVLM_F16;
+            tensors[i].bytes = blocks.rows * blocks.cols * fvlm_dtype_bytes(FVLM_F16);
+        }
     }
     if (!status)
         status = fvlm_safetensors_begin(path, "pt", tensors, count, &writer, error);
     for (size_t i = 0; i < count && !status; i++) {
-        const fvlm_tensor *tensor = &tensors[i];
+        const fvlm_tensor *tensor = &tensors[i], *stored = fvlm_tensor_table_at(table, i);
+        fvlm_matrix blocks;
         char name[FVLM_MAX_NAME];
         bool renamed = own && fvlm_rename_fast_vlm(tensor->name, name, sizeof name);
-        const float *values = replace(user, renamed ? name : tensor->name, tensor);
-        status = values ? write_converted(writer, values, tensor->bytes / fvlm_dtype_bytes(tensor->type), tensor->type,
-                                          error)
-                        : fvlm_writer_write(writer, tensor->data, tensor->bytes, error);
+        const float *values = replace(user, renamed ? name : tensor->name, stored);
+        if (values)
+            status =
+                write_converted(writer, values, tensor->bytes / fvlm_dtype_bytes(tensor->type), tensor->type, error);
+        else if (fvlm_block_matrix(stored, &blocks))
+            status = write_blocks(writer, &blocks, tensor->type, error);
+        else
+            status = fvlm_writer_write(writer, tensor->data, tensor->bytes, error);
     }
     if (!status)
         status = fvlm_writer_commit(&writer, error);

@@ -8,8 +8,11 @@
  * valid until the next call. */
 typedef const float *(*fvlm_replace_fn)(void *user, const char *name, const fvlm_tensor *stored);
 
+/* A tensor of GGUF's blocks as the matrix of its rows; false for every other type. */
+bool fvlm_block_matrix(const fvlm_tensor *tensor, fvlm_matrix *matrix);
+
 /* Write config.json, the tokenizer's files and model.safetensors into `folder`, which is there: every tensor under its
- * own name and in its own type. */
+ * own name and in its own type, but F16 for GGUF's blocks, which safetensors does not have. */
 fvlm_status fvlm_model_folder_write(const fvlm_source *source, fvlm_replace_fn replace, void *user, const char *folder,
                                     fvlm_error *error);
 

@@ -1,6 +1,7 @@
 /* A batch's way through the model: tiles -> features -> projected -> rows of the texts -> loss, and back. */
 #include "train/network.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,10 +10,14 @@
 #include "kernels/activation.h"
 #include "kernels/gemm.h"
 #include "model/image_tokens.h"
+#include "train/random.h"
 #include "train/shards.h"
 #include "train/tower.h"
 
 #define MAX_PROJECTOR_LAYERS 8
+/* What the finder of marks reads: the tower's middle stage, the next one, and the features. From one to the next the
+ * places are half as many in each direction, and each has four times as many cells. */
+enum { VIEWS = 3 };
 
 struct fvlm_network {
     fvlm_engine *engine;
@@ -23,9 +28,11 @@ struct fvlm_network {
     fvlm_linear_layer projector[MAX_PROJECTOR_LAYERS];
     size_t projector_layers, projector_group;
     fvlm_language *language;
-    fvlm_linear_layer classifier; /* of labels: [outputs, tokens of a tile x width] */
-    fvlm_parameter *newline;      /* model.image_newline, or NULL */
-    float *memory;                /* [floats]: the workspace, as large as any batch so far needed */
+    fvlm_linear_layer classifier; /* of labels: [outputs, tokens of a tile x width]; without weight: there are none */
+    fvlm_linear_layer finder;     /* of marks, in a cell as the middle stage sees it: [outputs, its width]; likewise */
+    fvlm_linear_layer spread[VIEWS]; /* from a place of a view onto its cells: [cells x the finder's inputs, width] */
+    fvlm_parameter *newline;         /* model.image_newline, or NULL */
+    float *memory;                   /* [floats]: the workspace, as large as any batch so far needed */
     size_t floats;
 };
 
@@ -61,15 +68,64 @@ static void create_projector(fvlm_network *network, fvlm_loader *loader)
             fvlm_parameter_vector(&network->parameters, loader, FVLM_PART_PROJECTOR, hidden, "model.image_newline");
 }
 
-static void create_classifier(fvlm_network *network, fvlm_loader *loader)
+static fvlm_linear_layer create_classifier(fvlm_network *network, fvlm_loader *loader, size_t outputs, size_t inputs,
+                                           const char *name)
 {
-    size_t outputs = fvlm_label_outputs(network->options.labels);
-    size_t inputs = fvlm_engine_tile_tokens(network->engine) * feature_width(network);
+    fvlm_parameters *parameters = &network->parameters;
+    fvlm_linear_layer layer = {0};
+    if (outputs == 0)
+        return layer;
+    layer.weight = fvlm_parameter_create(parameters, loader, FVLM_PART_CLASSIFIER, outputs, inputs, "%s.weight", name);
+    layer.bias = fvlm_parameter_create(parameters, loader, FVLM_PART_CLASSIFIER, outputs, 1, "%s.bias", name);
+    return layer;
+}
+
+static size_t view_width(const fvlm_network *network, size_t view)
+{
+    const size_t *widths = network->engine->config.vision.widths;
+    return view + 1 < VIEWS ? widths[FVLM_STAGES / 2 + view] : feature_width(network);
+}
+
+/* Cells of a view's place. */
+static size_t view_cells(size_t view)
+{
+    return (size_t)1 << 2 * view;
+}
+
+/* Places of a view on a picture. */
+static size_t view_places(const fvlm_network *network, size_t view)
+{
+    return fvlm_engine_tile_tokens(network->engine) << 2 * (VIEWS - 1 - view);
+}
+
+/* A finder of zeros has to be given something to tell apart. */
+static void start_spread(fvlm_parameter *weight)
+{
+    float most = sqrtf(3.0f / (float)weight->matrix.cols);
+    for (size_t i = 0; weight->value && i < weight->count; i++)
+        weight->value[i] = most * (2 * fvlm_random_unit(0, 0, i) - 1);
+    fvlm_parameter_keep(weight);
+}
+
+static void create_classifiers(fvlm_network *network, fvlm_loader *loader)
+{
+    const fvlm_label_set *set = network->options.labels;
+    size_t tokens = fvlm_engine_tile_tokens(network->engine), width = feature_width(network);
+    size_t outputs = fvlm_class_outputs(&set->marks);
     fvlm_parameters_group(&network->parameters, loader, false);
-    network->classifier.weight =
-        fvlm_parameter_create(&network->parameters, loader, FVLM_PART_CLASSIFIER, outputs, inputs, "classifier.weight");
-    network->classifier.bias =
-        fvlm_parameter_create(&network->parameters, loader, FVLM_PART_CLASSIFIER, outputs, 1, "classifier.bias");
+    network->classifier =
+        create_classifier(network, loader, fvlm_class_outputs(&set->labels), tokens * width, "classifier");
+    if (outputs == 0 || loader->status)
+        return;
+    size_t inputs = view_width(network, 0);
+    network->finder = create_classifier(network, loader, outputs, inputs, "finder");
+    for (size_t i = 1; i < VIEWS; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "spread.%zu", i);
+        network->spread[i] = create_classifier(network, loader, view_cells(i) * inputs, view_width(network, i), name);
+        if (!loader->status)
+            start_spread(network->spread[i].weight);
+    }
 }
 
 /* Everything that lives in the set; loader->status on failure. */
@@ -85,10 +141,10 @@ static void create_parts(fvlm_network *network, fvlm_loader *loader)
         loader->status = fvlm_fail_memory(loader->error);
     if (!loader->status && network->options.trained & FVLM_PART_VISION)
         network->tower = fvlm_tower_create(&network->parameters, loader, &engine->config.vision);
-    if (!loader->status && network->options.labels) {
-        create_classifier(network, loader);
+    if (!loader->status && network->options.labels)
+        create_classifiers(network, loader);
+    if (network->options.wordless)
         return;
-    }
     if (!loader->status)
         create_projector(network, loader);
     if (!loader->status)
@@ -151,6 +207,12 @@ fvlm_parameters *fvlm_network_parameters(fvlm_network *network)
 
 /* A batch. */
 
+/* What the classifiers lose on a picture. */
+struct picture_loss {
+    double loss;
+    size_t known;
+};
+
 struct batch {
     fvlm_network *network;
     const fvlm_sample *samples;
@@ -166,7 +228,10 @@ struct batch {
     float *inner[MAX_PROJECTOR_LAYERS][2]; /* [image_rows, hidden]: before and after the GELUs */
     float *projected, *gradient[2];        /* [image_rows, hidden] */
     float *dfeatures;                      /* [image_rows, width] */
-    float *logits;                         /* [tiles, outputs]: the classifier's */
+    float *dviews[VIEWS];                  /* of the stages among the views: [places, width] */
+    float *spread[VIEWS][2];      /* [cells, the finder's inputs] of a view that has many in a place; gradient */
+    float *logits, *found[VIEWS]; /* [tiles, outputs]: the classifier's; [cells, outputs]: the finder's */
+    struct picture_loss *losses;  /* [tiles] */
 };
 
 static size_t tile_bytes(const fvlm_network *network)
@@ -225,6 +290,22 @@ static void fill_batch(struct batch *batch)
 
 /* Workspace. */
 
+static void cut_logits(struct batch *batch, fvlm_cutter *cutter)
+{
+    const fvlm_network *network = batch->network;
+    const fvlm_label_set *set = network->options.labels;
+    size_t outputs = fvlm_class_outputs(&set->marks), cells = batch->tiles * view_places(network, 0);
+    batch->losses = fvlm_cut_items(cutter, batch->tiles, sizeof *batch->losses);
+    batch->logits = fvlm_cut(cutter, batch->tiles, fvlm_class_outputs(&set->labels));
+    for (size_t i = 0; i < VIEWS && outputs > 0; i++) {
+        batch->found[i] = fvlm_cut(cutter, cells, outputs);
+        for (int j = 0; j < 2 && i > 0; j++)
+            batch->spread[i][j] = fvlm_cut(cutter, cells, view_width(network, 0));
+        if (i + 1 < VIEWS)
+            batch->dviews[i] = fvlm_cut(cutter, batch->tiles * view_places(network, i), view_width(network, i));
+    }
+}
+
 static void cut(struct batch *batch, fvlm_cutter *cutter)
 {
     const fvlm_network *network = batch->network;
@@ -241,10 +322,10 @@ static void cut(struct batch *batch, fvlm_cutter *cutter)
     }
     if (network->tower)
         batch->dfeatures = fvlm_cut(cutter, batch->image_rows, width);
-    if (network->options.labels) {
-        batch->logits = fvlm_cut(cutter, batch->tiles, fvlm_label_outputs(network->options.labels));
+    if (network->options.labels)
+        cut_logits(batch, cutter);
+    if (network->options.wordless)
         return;
-    }
     for (size_t i = 0; i + 1 < network->projector_layers; i++)
         for (int j = 0; j < 2; j++)
             batch->inner[i][j] = fvlm_cut(cutter, batch->image_rows, hidden);
@@ -300,7 +381,8 @@ static void projector_forward(struct batch *batch, const float *features)
     }
 }
 
-/* From the gradient of `projected` in batch->gradient[0] to that of the features, where somebody wants it. */
+/* From the gradient of `projected` in batch->gradient[0] to that of the features, where somebody wants it; what the
+ * classifiers have written there stays in it. */
 static void projector_backward(struct batch *batch, const float *features)
 {
     const fvlm_network *network = batch->network;
@@ -310,7 +392,7 @@ static void projector_backward(struct batch *batch, const float *features)
     for (size_t i = network->projector_layers; i-- > 0;) {
         const float *x = i == 0 ? features : batch->inner[i - 1][1];
         fvlm_linear_layer_backward(pool, &network->projector[i], x, rows, dy, NULL, NULL,
-                                   i == 0 ? batch->dfeatures : dx, false);
+                                   i == 0 ? batch->dfeatures : dx, i == 0 && network->options.labels);
         if (i == 0)
             return;
         fvlm_activate_backward(pool, FVLM_ACTIVATION_GELU, batch->inner[i - 1][0], dx, rows * hidden, dx);
@@ -318,7 +400,9 @@ static void projector_backward(struct batch *batch, const float *features)
         dy = dx;
         dx = done;
     }
-    if (batch->dfeatures)
+    if (batch->dfeatures && network->options.labels)
+        fvlm_add_floats(pool, dy, rows * hidden, batch->dfeatures);
+    else if (batch->dfeatures)
         memcpy(batch->dfeatures, dy, rows * hidden * sizeof *dy);
 }
 
@@ -366,50 +450,73 @@ static void splice_backward(struct batch *batch, const float *dx)
     }
 }
 
-static void run_classifier(struct batch *batch, const fvlm_tower_pass *tower, bool backward,
-                           fvlm_network_result *result)
+/* All that is known of one picture. */
+static void picture_loss_task(void *argument, size_t tile, int thread)
 {
+    (void)thread;
+    const struct batch *batch = argument;
+    struct picture_loss *loss = &batch->losses[tile];
     const fvlm_network *network = batch->network;
-    const fvlm_label_set *labels = network->options.labels;
-    fvlm_pool *pool = network->engine->pool;
-    const float *features = run_tower(batch, tower, backward);
-    fvlm_linear_layer_forward(pool, &network->classifier, features, batch->tiles, batch->logits, NULL);
-    for (size_t i = 0; i < batch->count; i++) {
-        size_t known;
-        result->loss +=
-            fvlm_labels_loss(labels, batch->logits + i * fvlm_label_outputs(labels), batch->samples[i].classes, &known);
-        result->targets += known;
+    const fvlm_label_set *set = network->options.labels;
+    const fvlm_classes *classes = &batch->samples[tile].classes;
+    size_t grid = FVLM_CELLS_PER_TOKEN * fvlm_engine_side(network->engine), known;
+    size_t outputs = fvlm_class_outputs(&set->marks);
+    loss->loss = fvlm_labels_loss(&set->labels, batch->logits + tile * fvlm_class_outputs(&set->labels),
+                                  classes->labels, &loss->known);
+    for (size_t i = 0; i < VIEWS && outputs > 0; i++) {
+        loss->loss += fvlm_marks_loss(&set->marks, grid, grid >> i, batch->found[i] + tile * grid * grid * outputs,
+                                      classes->cells, &known);
+        loss->known += known;
     }
-    result->rows = batch->image_rows;
-    if (!backward)
-        return;
-    fvlm_linear_layer_backward(pool, &network->classifier, features, batch->tiles, batch->logits, NULL, NULL,
-                               batch->dfeatures, false);
-    if (network->tower)
-        fvlm_tower_backward(tower, batch->dfeatures);
 }
 
-static void run_batch(struct batch *batch, bool backward, fvlm_network_result *result)
+/* The classifier of the features, and the finder on all views. `backward` writes the gradients of these. */
+static void run_classifiers(struct batch *batch, const fvlm_tower_pass *tower, const float *features, bool backward,
+                            fvlm_network_result *result)
+{
+    const fvlm_network *network = batch->network;
+    fvlm_pool *pool = network->engine->pool;
+    size_t cells = batch->tiles * view_places(network, 0);
+    const float *views[VIEWS];
+    for (size_t i = 0; i < VIEWS; i++)
+        views[i] = i + 1 < VIEWS ? fvlm_tower_stage(tower, FVLM_STAGES / 2 + i) : features;
+    if (network->classifier.weight)
+        fvlm_linear_layer_forward(pool, &network->classifier, features, batch->tiles, batch->logits, NULL);
+    for (size_t i = 0; i < VIEWS && network->finder.weight; i++) {
+        if (i > 0)
+            fvlm_linear_layer_forward(pool, &network->spread[i], views[i], batch->tiles * view_places(network, i),
+                                      batch->spread[i][0], NULL);
+        fvlm_linear_layer_forward(pool, &network->finder, i > 0 ? batch->spread[i][0] : views[0], cells,
+                                  batch->found[i], NULL);
+    }
+    fvlm_pool_run(pool, batch->tiles, picture_loss_task, batch);
+    for (size_t tile = 0; tile < batch->tiles; tile++) {
+        result->loss += batch->losses[tile].loss;
+        result->targets += batch->losses[tile].known;
+    }
+    if (!backward)
+        return;
+    memset(batch->dfeatures, 0, batch->image_rows * feature_width(network) * sizeof *batch->dfeatures);
+    if (network->classifier.weight)
+        fvlm_linear_layer_backward(pool, &network->classifier, features, batch->tiles, batch->logits, NULL, NULL,
+                                   batch->dfeatures, true);
+    for (size_t i = 0; i < VIEWS && network->finder.weight; i++) {
+        float *dview = i + 1 < VIEWS ? batch->dviews[i] : batch->dfeatures;
+        const float *x = i > 0 ? batch->spread[i][0] : views[0];
+        fvlm_linear_layer_backward(pool, &network->finder, x, cells, batch->found[i], NULL, NULL,
+                                   i > 0 ? batch->spread[i][1] : dview, false);
+        if (i > 0)
+            fvlm_linear_layer_backward(pool, &network->spread[i], views[i], batch->tiles * view_places(network, i),
+                                       batch->spread[i][1], NULL, NULL, dview, dview == batch->dfeatures);
+    }
+}
+
+/* Projector and language model; `backward` gives the gradient of the features too, where the tower is trained. */
+static void run_texts(struct batch *batch, const float *features, bool backward, fvlm_network_result *result)
 {
     fvlm_network *network = batch->network;
     const fvlm_network_options *options = &network->options;
-    fvlm_tower_pass tower = {.tower = network->tower,
-                             .pool = network->engine->pool,
-                             .pictures = batch->tiles,
-                             .pixels = batch->pixels,
-                             .batch_statistics = options->batch_statistics && backward,
-                             .recompute = options->recompute,
-                             .memory = batch->tower};
     fvlm_parameters *parameters = &network->parameters;
-    if (options->labels) {
-        run_classifier(batch, &tower, backward, result);
-        return;
-    }
-    const float *features = NULL;
-    if (batch->tiles > 0)
-        features = run_tower(batch, &tower, backward);
-    else if (network->tower)
-        fvlm_tower_pass_by(network->tower, false);
     fvlm_group_use(parameters, network->projector_group, 1);
     if (batch->tiles > 0)
         projector_forward(batch, features);
@@ -430,11 +537,36 @@ static void run_batch(struct batch *batch, bool backward, fvlm_network_result *r
     }
     if (backward)
         fvlm_group_sent(parameters, network->projector_group);
+    result->loss += language.loss;
+    result->targets += language.targets;
+    result->rows = batch->texts.rows;
+}
+
+static void run_batch(struct batch *batch, bool backward, fvlm_network_result *result)
+{
+    fvlm_network *network = batch->network;
+    const fvlm_network_options *options = &network->options;
+    fvlm_tower_pass tower = {.tower = network->tower,
+                             .pool = network->engine->pool,
+                             .pictures = batch->tiles,
+                             .pixels = batch->pixels,
+                             .batch_statistics = options->batch_statistics && backward,
+                             .recompute = options->recompute,
+                             .memory = batch->tower};
+    *result = (fvlm_network_result){.rows = batch->image_rows};
+    const float *features = NULL;
+    if (batch->tiles > 0)
+        features = run_tower(batch, &tower, backward);
+    else if (network->tower)
+        fvlm_tower_pass_by(network->tower, false);
+    if (options->labels)
+        run_classifiers(batch, &tower, features, backward, result);
+    if (!options->wordless)
+        run_texts(batch, features, backward, result);
     if (backward && network->tower && batch->tiles > 0)
-        fvlm_tower_backward(&tower, batch->dfeatures);
+        fvlm_tower_backward(&tower, batch->dfeatures, (const float *const *)batch->dviews);
     else if (backward && network->tower)
         fvlm_tower_pass_by(network->tower, true);
-    *result = (fvlm_network_result){language.loss, language.targets, batch->texts.rows};
 }
 
 /* The same on a rank that has no sample. */

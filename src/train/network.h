@@ -10,7 +10,8 @@
 typedef struct fvlm_network_options {
     unsigned trained; /* fvlm_part's; with LoRA, FVLM_PART_ADAPTER instead of FVLM_PART_LANGUAGE */
     fvlm_lora lora;
-    const fvlm_label_set *labels; /* train a classifier of these over the tower's features, and nothing else; or NULL */
+    const fvlm_label_set *labels; /* train classifiers of these over what the tower makes of a picture; or NULL */
+    bool wordless;                /* train nothing else: there is neither projector nor language model */
     bool batch_statistics;        /* of the trained tower's batch norm; otherwise running ones */
     fvlm_ranks *ranks;            /* several of them share the run, in ZeRO's stage 1, 2 or 3; NULL: one process */
     int stage;
@@ -45,7 +46,7 @@ fvlm_status fvlm_network_measure(const fvlm_config *config, const fvlm_tensor_ta
                                  size_t batches, fvlm_pool *pool, fvlm_network_size *size, fvlm_error *error);
 
 typedef struct fvlm_network_result {
-    double loss;    /* sum over the supervised tokens */
+    double loss;    /* sum over the supervised tokens, and over what is known of the labels */
     size_t targets; /* how many those are */
     size_t rows;    /* all tokens, the pictures' too */
 } fvlm_network_result;

@@ -130,7 +130,6 @@ static void take_shape(const fvlm_parameters *set, const fvlm_loader *loader, fv
     parameter->rank = stored ? stored->rank : cols > 1 ? 2 : 1;
     parameter->shape[0] = rows;
     parameter->shape[1] = cols;
-    parameter->stored_type = stored ? stored->type : FVLM_F32;
     if (stored)
         memcpy(parameter->shape, stored->shape, sizeof parameter->shape);
 }
@@ -224,8 +223,8 @@ fvlm_parameter *fvlm_parameter_matrix(fvlm_parameters *set, fvlm_loader *loader,
     take_shape(set, loader, parameter, rows, cols);
     if (!(set->trained & part))
         return parameter;
-    bool quantised = matrix.type != FVLM_F32 && matrix.type != FVLM_F16 && matrix.type != FVLM_BF16;
-    if (quantised && !(set->trained & FVLM_PART_ADAPTER)) {
+    bool grouped = matrix.type == FVLM_MLX4 || matrix.type == FVLM_MLX8;
+    if (grouped && !(set->trained & FVLM_PART_ADAPTER)) {
         loader->status = fvlm_fail(loader->error, FVLM_ERROR_UNSUPPORTED,
                                    "%s is quantised and cannot be trained itself: train adapters (--lora true)", name);
         return NULL;
@@ -237,11 +236,10 @@ fvlm_parameter *fvlm_parameter_matrix(fvlm_parameters *set, fvlm_loader *loader,
         fvlm_tensor_table_forget(loader->table, matrix.data, fvlm_matrix_row_bytes(&matrix) * rows);
         fvlm_parameter_keep(parameter);
     }
-    if (quantised) { /* beside adapters, which leave the model's files alone, it may become float32 */
+    if (grouped) { /* beside adapters, which leave the model's files alone, it may become float32 */
         parameter->rank = 2;
         parameter->shape[0] = rows;
         parameter->shape[1] = cols;
-        parameter->stored_type = FVLM_F32;
     }
     parameter->matrix =
         (fvlm_matrix){.type = FVLM_F32, .rows = rows, .cols = cols, .data = parameter->value, .inputs = set->inputs};
@@ -264,7 +262,6 @@ fvlm_parameter *fvlm_parameter_create(fvlm_parameters *set, fvlm_loader *loader,
     parameter->shape[0] = rows;
     parameter->shape[1] = cols;
     parameter->count = rows * cols;
-    parameter->stored_type = FVLM_F32;
     make_trained(set, loader, parameter);
     parameter->matrix =
         (fvlm_matrix){.type = FVLM_F32, .rows = rows, .cols = cols, .data = parameter->value, .inputs = set->inputs};

@@ -27,19 +27,18 @@ typedef struct fvlm_parameter {
     int rank;
     size_t shape[FVLM_MAX_RANK];
     size_t count;
-    fvlm_dtype stored_type; /* in the checkpoint, and when saved */
-    fvlm_matrix matrix;     /* what linear layers read: [shape[0], count / shape[0]]. Vectors: data NULL */
-    float *value;           /* [count]; NULL: a frozen matrix */
-    float *gradient;        /* [count], added up over a step; NULL: frozen */
-    bool trained;           /* has a gradient and moments */
-    bool own;               /* has a value of its own, and is saved: what is trained, and running statistics */
-    size_t start, share;    /* this process's part of [count]; all of it where there is one process */
-    float *own_value;       /* [share]: at value + start, or alone in ZeRO's stage 3 */
-    float *own_gradient;    /* [share]: at gradient + start, or alone from stage 2 on */
-    float *first, *second;  /* [share]: AdamW's moments; NULL: frozen, or in 8 bits */
-    uint8_t *codes[2];      /* [share]: the moments in 8 bits, or NULL: blockwise.h */
-    float *scales[2];       /* [share / FVLM_BLOCK, rounded up]: of their blocks */
-    float *average;         /* [share]: exponential moving average of the value; NULL: none is kept */
+    fvlm_matrix matrix;    /* what linear layers read: [shape[0], count / shape[0]]. Vectors: data NULL */
+    float *value;          /* [count]; NULL: a frozen matrix */
+    float *gradient;       /* [count], added up over a step; NULL: frozen */
+    bool trained;          /* has a gradient and moments */
+    bool own;              /* has a value of its own, and is saved: what is trained, and running statistics */
+    size_t start, share;   /* this process's part of [count]; all of it where there is one process */
+    float *own_value;      /* [share]: at value + start, or alone in ZeRO's stage 3 */
+    float *own_gradient;   /* [share]: at gradient + start, or alone from stage 2 on */
+    float *first, *second; /* [share]: AdamW's moments; NULL: frozen, or in 8 bits */
+    uint8_t *codes[2];     /* [share]: the moments in 8 bits, or NULL: blockwise.h */
+    float *scales[2];      /* [share / FVLM_BLOCK, rounded up]: of their blocks */
+    float *average;        /* [share]: exponential moving average of the value; NULL: none is kept */
 } fvlm_parameter;
 
 /* Parameters that are used together. Where their values or gradients are not kept whole, those are in a slot: a layer's

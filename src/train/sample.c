@@ -159,6 +159,22 @@ static fvlm_status add_turns(struct maker *maker)
     return FVLM_OK;
 }
 
+/* What the sample says of the label set, of one picture in one tile. */
+static fvlm_status add_classes(struct maker *maker)
+{
+    fvlm_sample *sample = maker->sample;
+    const fvlm_label_set *set = maker->options->labels;
+    if (maker->conversation->image_count != 1)
+        return fvlm_fail(maker->error, FVLM_ERROR_FORMAT, "it has %zu pictures, where labels are of one",
+                         maker->conversation->image_count);
+    if (sample->pictures->tiles.count != 1)
+        return fvlm_fail(maker->error, FVLM_ERROR_UNSUPPORTED,
+                         "this model cuts pictures into tiles, of which labels know nothing");
+    sample->supervised += set->labels.count + set->marks.count;
+    return fvlm_classes_read(set, maker->conversation->source, FVLM_CELLS_PER_TOKEN * fvlm_engine_side(maker->engine),
+                             &sample->classes, maker->error);
+}
+
 fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
                              const fvlm_sample_options *options, fvlm_sample *sample, fvlm_error *error)
 {
@@ -170,7 +186,13 @@ fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const f
                           .sample = sample,
                           .error = error};
     sample->pictures = fvlm_calloc(conversation->image_count + 1, sizeof *sample->pictures);
-    fvlm_status status = sample->pictures ? add_turns(&maker) : fvlm_fail_memory(error);
+    fvlm_status status = sample->pictures ? FVLM_OK : fvlm_fail_memory(error);
+    if (!status && !options->wordless)
+        status = add_turns(&maker);
+    else if (!status && conversation->image_count > 0)
+        status = add_picture(&maker);
+    if (!status && options->labels && !options->measuring)
+        status = add_classes(&maker);
     if (!status && sample->count > options->longest)
         status = fvlm_fail(error, FVLM_ERROR_LIMIT, "it has %zu tokens where %zu are the limit", sample->count,
                            options->longest);
@@ -186,34 +208,6 @@ fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const f
     return FVLM_OK;
 }
 
-fvlm_status fvlm_sample_classify(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
-                                 const fvlm_label_set *set, const fvlm_sample_options *options, fvlm_sample *sample,
-                                 fvlm_error *error)
-{
-    *sample = (fvlm_sample){0};
-    struct maker maker = {.engine = engine,
-                          .pool = pool,
-                          .conversation = conversation,
-                          .options = options,
-                          .sample = sample,
-                          .error = error};
-    if (conversation->image_count != 1)
-        return fvlm_fail(error, FVLM_ERROR_FORMAT, "it has %zu pictures, where labels are of one",
-                         conversation->image_count);
-    sample->pictures = fvlm_calloc(1, sizeof *sample->pictures);
-    sample->classes = fvlm_calloc(set->count, sizeof *sample->classes);
-    fvlm_status status = sample->pictures && sample->classes ? add_picture(&maker) : fvlm_fail_memory(error);
-    if (!status && sample->pictures->tiles.count != 1)
-        status = fvlm_fail(error, FVLM_ERROR_UNSUPPORTED,
-                           "this model cuts pictures into tiles, of which labels know nothing");
-    if (!status)
-        status = fvlm_labels_read(set, conversation->source, sample->classes, error);
-    sample->supervised = set->count;
-    if (status)
-        fvlm_sample_clear(sample);
-    return status;
-}
-
 void fvlm_sample_clear(fvlm_sample *sample)
 {
     for (size_t i = 0; i < sample->picture_count; i++)
@@ -221,6 +215,6 @@ void fvlm_sample_clear(fvlm_sample *sample)
     free(sample->pictures);
     free(sample->tokens);
     free(sample->labels);
-    free(sample->classes);
+    fvlm_classes_clear(&sample->classes);
     *sample = (fvlm_sample){0};
 }

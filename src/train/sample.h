@@ -15,15 +15,17 @@ typedef struct fvlm_sample {
     size_t count, supervised;
     fvlm_picture *pictures; /* [picture_count]: tiles and index; embeddings NULL */
     size_t picture_count;
-    int32_t *classes; /* of a sample for a classifier: [names of the label set], -1 where not known; else NULL */
+    fvlm_classes classes; /* where the options have a label set */
 } fvlm_sample;
 
 typedef struct fvlm_sample_options {
     const char *template_name, *system; /* as for fvlm_template_render; a name, not a file, is fastest */
     const char *const *folders;         /* [folder_count]: where relative names of pictures are looked for, in order */
     size_t folder_count;
-    size_t longest; /* rows */
-    bool last;      /* only the last answer is supervised */
+    size_t longest;               /* rows */
+    bool last;                    /* only the last answer is supervised */
+    const fvlm_label_set *labels; /* read what the sample says of these, and want one picture of one tile; or NULL */
+    bool wordless;                /* make no tokens: the classes are all that is learned */
     bool measuring; /* only the number of rows counts: pictures are opened only where that depends on their size */
 } fvlm_sample_options;
 
@@ -31,10 +33,6 @@ typedef struct fvlm_sample_options {
  * `pool` is for resizing. */
 fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
                              const fvlm_sample_options *options, fvlm_sample *sample, fvlm_error *error);
-/* The picture of a conversation, which has to be one of one tile, with what its JSON says of the set's labels. */
-fvlm_status fvlm_sample_classify(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,
-                                 const fvlm_label_set *set, const fvlm_sample_options *options, fvlm_sample *sample,
-                                 fvlm_error *error);
 void fvlm_sample_clear(fvlm_sample *sample);
 
 #endif

@@ -60,6 +60,7 @@ struct fvlm_tower {
     fvlm_vision_config config;
     struct node *nodes;
     size_t count;
+    size_t ends[FVLM_STAGES];    /* the node that reads what comes out of a stage; not of the last */
     fvlm_parameters *parameters; /* node i is their group i */
 };
 
@@ -148,6 +149,7 @@ static void create_stage(fvlm_parameters *set, fvlm_loader *loader, fvlm_tower *
     if (index > 0) {
         size_t before = config->widths[index - 1];
         struct node *node = add_node(loader, tower);
+        tower->ends[index - 1] = tower->count - 1;
         *node = (struct node){.kind = DOWNSAMPLING, .shrink = shrink / 2, .channels = channels, .inputs = before};
         snprintf(name, sizeof name, PREFIX "network.%d.proj.0.lkb_reparam", *network);
         node->conv = create_conv(set, loader, channels, 7, 2, channels / before, 1, true, name);
@@ -689,7 +691,21 @@ const float *fvlm_tower_forward(const fvlm_tower_pass *pass, bool update)
     return b.inputs[pass->tower->count];
 }
 
-void fvlm_tower_backward(const fvlm_tower_pass *pass, const float *dfeatures)
+const float *fvlm_tower_stage(const fvlm_tower_pass *pass, size_t stage)
+{
+    return buffers_of(pass).inputs[pass->tower->ends[stage]];
+}
+
+/* Add the gradient of a stage's output to what has come back to it, where it ends at this node. */
+static void add_stage(const fvlm_tower_pass *pass, size_t node, size_t stage, const float *dstage, float *dy)
+{
+    const fvlm_tower *tower = pass->tower;
+    size_t side = tower->config.resolution / (4u << stage);
+    if (dstage && tower->ends[stage] == node)
+        fvlm_add_floats(pass->pool, dstage, pass->pictures * side * side * tower->config.widths[stage], dy);
+}
+
+void fvlm_tower_backward(const fvlm_tower_pass *pass, const float *dfeatures, const float *const *dstages)
 {
     const fvlm_tower *tower = pass->tower;
     struct buffers b = buffers_of(pass);
@@ -705,6 +721,8 @@ void fvlm_tower_backward(const fvlm_tower_pass *pass, const float *dfeatures)
             dy = dx;
             dx = done;
         }
+        for (size_t stage = 0; stage < 2; stage++)
+            add_stage(pass, i, FVLM_STAGES / 2 + stage, dstages[stage], dy);
         fvlm_group_sent(tower->parameters, i);
     }
 }

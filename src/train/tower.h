@@ -29,8 +29,12 @@ size_t fvlm_tower_floats(const fvlm_tower *tower, size_t pictures, bool recomput
 /* features [pictures, tokens, width], in the workspace. With batch statistics, `update` moves the running ones towards
  * them as PyTorch does (momentum 0.1). */
 const float *fvlm_tower_forward(const fvlm_tower_pass *pass, bool update);
-/* Add to the gradients of the tower's parameters, from that of the features, laid out alike. */
-void fvlm_tower_backward(const fvlm_tower_pass *pass, const float *dfeatures);
+/* After the forward pass: what comes out of a stage other than the last, [pictures, side, side, its width], a side
+ * being resolution / (4 << stage). */
+const float *fvlm_tower_stage(const fvlm_tower_pass *pass, size_t stage);
+/* Add to the gradients of the tower's parameters, from that of the features and those of the middle stage's output and
+ * the next one's, laid out alike; those in `dstages` [2] may be NULL. */
+void fvlm_tower_backward(const fvlm_tower_pass *pass, const float *dfeatures, const float *const *dstages);
 /* What stands for one of these passes on a rank that has no picture while others may have some. */
 void fvlm_tower_pass_by(const fvlm_tower *tower, bool backward);
 /* Channels of a feature. */

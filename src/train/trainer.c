@@ -35,10 +35,12 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
 {
     if (o->data_count == 0)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "no data given");
-    if (o->classify && (o->tune_projector || o->tune_llm))
+    if (o->objective == FVLM_LEARN_LABELS && (o->tune_projector || o->tune_llm))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT,
                          "labels teach the vision tower alone; the other parts learn from answers");
-    if (o->classify && o->ranks && fvlm_ranks_count(o->ranks) > 1)
+    if (o->objective != FVLM_LEARN_ANSWERS && !o->tune_vision)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "labels teach the vision tower, which is not among the parts");
+    if (o->objective != FVLM_LEARN_ANSWERS && o->ranks && fvlm_ranks_count(o->ranks) > 1)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "labels are learned in one process, without mpirun");
     if (!o->tune_vision && !o->tune_projector && !o->tune_llm)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "nothing is to be trained: name a part");
@@ -62,8 +64,8 @@ static fvlm_status check_options(const fvlm_train_options *o, fvlm_error *error)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "ZeRO has the stages 1, 2 and 3, not %d", o->zero);
     if (o->lora_rank > 0 && !o->tune_llm)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "LoRA trains the language model, which is not among the parts");
-    if (o->classify && o->packing > 0)
-        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "texts are packed, and labels are learned without any");
+    if (o->objective != FVLM_LEARN_ANSWERS && o->packing > 0)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "packs are of texts alone, without labels");
     if (o->packing < 0 || (o->packing > 0 && (o->group_by_length || o->group_by_modality)))
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "packs have a positive number of tokens, and are not grouped");
     if (o->patience < 0 || !(o->threshold >= 0) || (o->patience > 0 && o->eval_count == 0))
@@ -196,9 +198,10 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
         status = fvlm_pool_create(1, &trainer->pool, error);
     if (!status && options->packing > 0)
         status = pack(trainer, error);
-    if (!status && options->classify) {
+    if (!status && options->objective != FVLM_LEARN_ANSWERS) {
         status = fvlm_label_set_read(trainer->dataset, &trainer->labels, error);
         network.labels = &trainer->labels;
+        network.wordless = options->objective == FVLM_LEARN_LABELS;
     }
     if (!status)
         status = allocate(trainer, error);
@@ -255,15 +258,15 @@ static fvlm_status make_sample(fvlm_trainer *trainer, const fvlm_dataset *datase
                                    .folders = o->folders,
                                    .folder_count = o->folder_count,
                                    .longest = trainer->engine->context,
-                                   .measuring = measuring};
+                                   .measuring = measuring,
+                                   .labels = o->objective != FVLM_LEARN_ANSWERS ? &trainer->labels : NULL,
+                                   .wordless = o->objective == FVLM_LEARN_LABELS};
     fvlm_conversation conversation;
     fvlm_status status = fvlm_dataset_read(dataset, place, &conversation, error);
     if (status)
         return status;
     fvlm_error inner;
-    status = o->classify ? fvlm_sample_classify(trainer->engine, trainer->pool, &conversation, &trainer->labels,
-                                                &options, sample, &inner)
-                         : fvlm_sample_make(trainer->engine, trainer->pool, &conversation, &options, sample, &inner);
+    status = fvlm_sample_make(trainer->engine, trainer->pool, &conversation, &options, sample, &inner);
     fvlm_conversation_clear(&conversation);
     if (status) {
         char name[FVLM_DATASET_NAME];

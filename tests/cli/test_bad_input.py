@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import shutil
 import struct
 import zipfile
@@ -51,9 +52,10 @@ def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width, height, pixels):
+def png(width, height, pixels, texts=b""):
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b""))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + texts + chunk(b"IDAT", zlib.compress(pixels))
+            + chunk(b"IEND", b""))
 
 
 @pytest.mark.parametrize("data, words", [
@@ -68,6 +70,15 @@ def test_bad_pictures(fastvlm, model, tmp_path, data, words):
     path = tmp_path / "picture.png"
     path.write_bytes(data)
     refuse(fastvlm, model, path, path, words)
+
+
+def test_texts_that_unpack_to_much(fastvlm, model, tmp_path):
+    """Each is below the limit for one; together they are 800 MB. The picture is fine."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(png(16, 16, bytes(49 * 16), chunk(b"zTXt", b"name\0\0" + zlib.compress(b"a" * 8_000_000)) * 100))
+    result = fastvlm("predict", "--model", model, "--image", path, "--prompt", "x", "--max-tokens", "2", timeout=600)
+    assert result.code == 0, result.err
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 600_000  # KiB, of the largest until now
 
 
 # A side of one pixel is odd, not wrong: what pads, crops or cuts tiles must come to no empty piece.

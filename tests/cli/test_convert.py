@@ -42,7 +42,9 @@ def test_a_single_file_computes_the_same(fastvlm, picture, tmp_path, layout):
 @pytest.mark.parametrize("layout", ["llava", "hf"])
 def test_a_pair_computes_the_same(fastvlm, picture, tmp_path, layout):
     file = tmp_path / "llm.gguf"
-    assert fastvlm("convert", "--model", GOLDEN / layout, "--output", file, "--split").code == 0
+    report = fastvlm("convert", "--model", GOLDEN / layout, "--output", file, "--split", "--json").json
+    pair = [fastvlm("inspect", path, "--json").json for path in (file, tmp_path / "mmproj-llm.gguf")]
+    assert report["bytes_after"] == sum(one["bytes"] for one in pair)
     before = trace(fastvlm, GOLDEN / layout, picture, tmp_path / "a.safetensors")
     assert trace(fastvlm, file, picture, tmp_path / "b.safetensors") == before
     rest = Gguf(tmp_path / "mmproj-llm.gguf")
@@ -132,6 +134,7 @@ def test_the_thread_count_changes_nothing(fastvlm, model, tmp_path):
     (["--type", "q5_k"], ["q5_k", "q8_0"]),
     (["--keep", "eyes=f16"], ["eyes=f16", "vision"]),
     (["--keep", "vision=q8_0"], ["vision", "f16"]),
+    (["--keep", "head=q8_0"], ["head", "embed"]),  # tied
 ])
 def test_wrong_types_are_errors(fastvlm, model, tmp_path, options, words):
     fastvlm("convert", "--model", model, "--output", tmp_path / "a.gguf", *options).failed(2, *words)
@@ -258,8 +261,10 @@ def test_back_again_bit_by_bit(fastvlm, tmp_path, layout, to):
 @pytest.mark.parametrize("options", [("--type", "f32"), ("--split",), ("--split", "--type", "f32")])
 def test_back_again_in_f32(fastvlm, model, tmp_path, options):
     assert fastvlm("convert", "--model", model, "--output", tmp_path / "m.gguf", *options).code == 0
+    stored = [fastvlm("inspect", file, "--json").json["bytes"] for file in tmp_path.glob("*.gguf")]
     for source, out in ((model, "a"), (tmp_path / "m.gguf", "b")):
-        assert fastvlm("convert", "--model", source, "--output", tmp_path / out, "--to", "llava", "--type", "f32").code == 0
+        back = fastvlm("convert", "--model", source, "--output", tmp_path / out, "--to", "llava", "--type", "f32", "--json").json
+    assert back["bytes_before"] == sum(stored)
     a, b = shards(tmp_path / "a"), shards(tmp_path / "b")
     assert a.keys() == b.keys()
     assert {name for name in a if a[name].dtype != b[name].dtype or a[name].tobytes() != b[name].tobytes()} == set()

@@ -121,6 +121,29 @@ def test_refused_values(fastvlm, model, tmp_path, arguments, words):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("type", [None, "q8_0"])
+def test_a_vocabulary_without_a_free_row(fastvlm, picture, tmp_path, type):
+    """fast_vlm needs a token for pictures: the embeddings grow by a row, a copy of the first."""
+    model = tmp_path / "model"
+    subprocess.run([*WRAPPER, BUILD / "tools" / "make_demo_model", model, "demo"], check=True)
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    if type:
+        model = tmp_path / "model.gguf"
+        assert fastvlm("convert", "--model", tmp_path / "model", "--output", model, "--type", type).code == 0
+    out = export(fastvlm, ("hf",), model, tmp_path / "out")
+    config = json.loads((out / "config.json").read_text())
+    assert config["image_token_index"] == vocabulary and config["text_config"]["vocab_size"] == vocabulary + 1
+    data = (out / "model.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    entry = json.loads(data[8:8 + length])["model.language_model.embed_tokens.weight"]
+    begin, end = (8 + length + offset for offset in entry["data_offsets"])
+    row = (end - begin) // (vocabulary + 1)
+    assert entry["shape"][0] == vocabulary + 1 and data[end - row:end] == data[begin:begin + row]
+    assert len({data[begin + i * row:begin + (i + 1) * row] for i in range(vocabulary + 1)}) == vocabulary
+    if not type:
+        assert answer(fastvlm, out, picture)["tokens"] == answer(fastvlm, model, picture)["tokens"]
+
+
 def test_models_that_a_layout_has_no_place_for(fastvlm, model, tmp_path):
     folder = tmp_path / "anyres"
     shutil.copytree(model, folder, copy_function=shutil.copyfile)

@@ -38,9 +38,20 @@ def test_gguf(fastvlm, model, tmp_path):
     assert types["blk.0.ffn_up.weight"] == "Q8_0" and types["output_norm.weight"] == "F32"
 
 
+def test_a_package_shows_what_it_says_of_itself(fastvlm, model, tmp_path):
+    package = tmp_path / "tower.mlpackage"
+    assert fastvlm("export", "coreml", "--model", model, "--output", package, "--size", 256, "--size", 192).code == 0
+    values = {key: entry["value"] for key, entry in fastvlm("inspect", package, "--json").json["metadata"].items()}
+    assert values["specification_version"] == 7 and values["author"] == "fastvlm" and values["description"]
+    assert values["inputs"] == {"images": [[1, 3, 256, 256], [1, 3, 192, 192]]}
+    assert list(values["outputs"]) == ["image_features"]
+    of_others = fastvlm("inspect", GOLDEN / "apple_int4" / "fastvithd.mlpackage", "--json").json["metadata"]
+    assert any(key.startswith("com.github.apple.coremltools") for key in of_others)
+
+
 def test_what_is_no_model(fastvlm, tmp_path, picture):
     fastvlm("inspect", tmp_path / "missing").failed(1, "missing")
-    fastvlm("inspect", picture).failed(1, picture.name)
+    fastvlm("inspect", picture).failed(1, picture.name, "GGUF", ".safetensors", "PyTorch", ".mlpackage", "folder")
     fastvlm("inspect", tmp_path).failed(1, tmp_path.name)
     fastvlm("inspect").failed(2, "one file")
     (tmp_path / "a.safetensors").write_bytes(b"")

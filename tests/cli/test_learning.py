@@ -47,7 +47,7 @@ def draw(folder, count, seed):
 
 def test_colours_of_squares(fastvlm, tmp_path):
     subprocess.run([BUILD / "tools" / "make_demo_model", tmp_path / "random", "demo"], check=True)
-    learn, held_out = draw(tmp_path / "learn", 4000, 1), draw(tmp_path / "held_out", 400, 2)
+    learn, held_out = draw(tmp_path / "learn", 8000, 1), draw(tmp_path / "held_out", 400, 2)
     common = ["--resolution", SIDE, "--precision", "bf16", "--quiet"]
 
     def train(model, output, *options):
@@ -56,8 +56,8 @@ def test_colours_of_squares(fastvlm, tmp_path):
         assert result.code == 0, result.err
 
     train(tmp_path / "random", tmp_path / "tower", "--objective", "labels", "--batch-norm", "batch", "--lr", 2e-3,
-          "--batch-size", 32, "--max-steps", 500)
-    train(tmp_path / "tower", tmp_path / "named", "--lr", 1e-3, "--batch-size", 16, "--max-steps", 300)
+          "--batch-size", 32, "--max-steps", 800)
+    train(tmp_path / "tower", tmp_path / "named", "--lr", 1e-3, "--batch-size", 32, "--max-steps", 300)
     scores = fastvlm("eval", "--model", tmp_path / "named", "--max-tokens", 8, "--json", *held_out, *common).json
     print(scores)
     assert scores["accuracy"] >= 0.99

@@ -4,10 +4,12 @@ import os
 import signal
 import struct
 import subprocess
+import termios
+import time
 
 import pytest
 
-from conftest import BUILD, GOLDEN, WRAPPER
+from conftest import BUILD, GOLDEN, WRAPPER, Terminal
 
 IMAGES = GOLDEN / "images"
 
@@ -157,11 +159,6 @@ def test_wrong_usage(fastvlm, model, picture, arguments, words):
     fastvlm("predict", "--model", model, *arguments).failed(2, *words)
 
 
-def test_no_model_names_the_ways_out(fastvlm, picture):
-    result = fastvlm("predict", "--image", picture, "--prompt", "x")
-    result.failed(2, "--model", "fastvlm pull", "make demo")
-
-
 def test_full_disk_behind_the_answer(model, picture):
     command = [str(BUILD / "fastvlm"), "predict", "--model", str(model), "--image", str(picture), "--prompt", "x"]
     for extra in ([], ["--json"], ["--beams", "2"]):
@@ -253,3 +250,55 @@ def test_trace_of_a_text_has_its_logits(fastvlm, model, tmp_path):
     count = len(fastvlm("tokenize", "--model", model, "--text", prompt, "--json").json["ids"])
     tensors = fastvlm("inspect", out, "--json").json["tensors"]
     assert [(tensor["name"], tensor["shape"]) for tensor in tensors] == [("logits", [count, 608])]
+
+
+BARE = {"TERM_PROGRAM": "", "TMUX": ""}
+SHOW = ("predict", "--show", "auto", "--prompt", "x", "--max-tokens", "1", "--image")
+
+
+@pytest.mark.parametrize("reply, picture_begins", [
+    ("\x1b_Gi=31;OK\x1b\\\x1b[?62;4c", r"\x1b_Ga=T,f=100"),
+    ("\x1b[?64;1;4;22c", r"\x1bPq"),
+    ("\x1b[?1;2c", r"\x1b\[38;2;"),
+    ("", r"\x1b\[38;2;"),  # a terminal that does not answer
+])
+def test_show_asks_the_terminal(reply, picture_begins, picture):
+    terminal = Terminal(*SHOW, picture, env={"TERM": "xterm", **BARE})
+    terminal.send(reply)  # ahead of the question, for the program does not wait long
+    terminal.expect(r"\x1b_Gi=31,[^\x1b]*\x1b\\\x1b\[c")
+    terminal.expect(picture_begins)
+    assert terminal.end() == 0
+
+
+def test_an_interrupt_while_asking_leaves_the_terminal_as_it_was(picture):
+    terminal = Terminal(*SHOW, picture, env={"TERM": "xterm", **BARE})
+    before = termios.tcgetattr(terminal.handle)
+    terminal.expect(r"\x1b\[c")
+    os.kill(terminal.process, signal.SIGINT)
+    while os.waitid(os.P_PID, terminal.process, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        time.sleep(0.01)
+    assert termios.tcgetattr(terminal.handle) == before
+    assert terminal.end() == -signal.SIGINT
+
+
+@pytest.mark.parametrize("variables, picture_begins", [
+    ({"TERM": "xterm-kitty"}, r"\x1b_Ga=T"), ({"TERM_PROGRAM": "iTerm.app"}, r"\x1b\]1337;File=inline=1"),
+    ({"TERM_PROGRAM": "WezTerm"}, r"\x1b\]1337;File=inline=1")])
+def test_show_knows_some_terminals(variables, picture_begins, picture):
+    terminal = Terminal(*SHOW, picture, env={**BARE, **variables})
+    terminal.expect(picture_begins)
+    assert "a=q" not in terminal.seen and terminal.end() == 0
+
+
+def test_show_where_there_is_nothing_to_show_on(fastvlm, picture):
+    shown = fastvlm(*SHOW, picture)
+    assert shown.code == 0 and "\x1b" not in shown.out
+    named = fastvlm("predict", "--show", "blocks", "--prompt", "x", "--max-tokens", "1", "--image", picture)
+    assert named.code == 0 and named.out.startswith("\x1b[38;2;")
+    fastvlm("predict", "--show", "tv", "--prompt", "x", "--image", picture).failed(2, "'tv'", "sixel")
+    fastvlm(*SHOW, picture, "--json").failed(2, "--show")
+
+
+def test_chat_shows_pictures(fastvlm, picture):
+    shown = fastvlm("chat", "--show", "kitty", "--max-tokens", "1", input=f"/image {picture}\nWhat?\n")
+    assert shown.code == 0 and shown.out.startswith("\x1b_Ga=T")

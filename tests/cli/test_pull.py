@@ -65,7 +65,7 @@ def test_download_unpack_and_list(pull, fastvlm, home, server):
     assert answer["folder"] == str(home / NAME)
     check_installed(home)
     listed = {model["name"]: model["downloaded"] for model in fastvlm("models", "--json").json["models"]}
-    assert len(listed) == 9
+    assert len(listed) == 10
     assert [name for name, here in listed.items() if here] == [NAME]
     assert "downloaded" in fastvlm("models").out
 

@@ -63,7 +63,6 @@ def test_bad_lines_keep_their_place(fastvlm, model):
 def test_tokenize_usage(fastvlm, model, tmp_path):
     fastvlm("tokenize", "two", "texts", "--model", model).failed(2, "one text")
     fastvlm("tokenize", "--jsonl", "text", "--model", model).failed(2, "--jsonl")
-    fastvlm("tokenize", "text").failed(2, "--model")
     fastvlm("tokenize", "text", "--model", tmp_path / "none").failed(1, str(tmp_path / "none"))
     fastvlm("tokenize", "text", "--model", tmp_path).failed(1, str(tmp_path))
 

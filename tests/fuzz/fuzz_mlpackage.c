@@ -1,9 +1,9 @@
 /* The reader of Core ML packages on arbitrary bytes: 4 bytes little-endian length of the model, the model, the weights.
- * Reads every byte that it hands out. */
+ * Reads every byte that it hands out, and what the model says of itself. */
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "formats/tensor_table.h"
+#include "formats/mil.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -26,6 +26,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             for (size_t k = 0; k < tensor->bytes; k++)
                 sum += ((const uint8_t *)tensor->data)[k];
         }
+    fvlm_mil *mil;
+    if (!fvlm_mil_open(table, data, model, data + model, size - model, "fuzz", &mil, &error)) {
+        json_decref(fvlm_mil_metadata(mil));
+        fvlm_mil_close(&mil);
+    }
     fvlm_tensor_table_destroy(&table);
     volatile unsigned sink = sum;
     (void)sink;

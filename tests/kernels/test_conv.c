@@ -108,6 +108,12 @@ static void check_area_case(size_t kernel, size_t stride, size_t multiplier)
     area.columns = harness_between(1, width - area.column);
     area.y_stride = channels + harness_between(0, 20);
     area.line_stride = area.columns * area.y_stride + harness_between(0, 20);
+    area.stream = harness_random() & 1;
+    if (harness_random() & 1) { /* whole vectors to aligned places */
+        conv.channels = channels = 16 * multiplier * harness_between(1, 3);
+        area.y_stride = channels;
+        area.line_stride = area.columns * channels;
+    }
     size_t count = (area.rows - 1) * area.line_stride + (area.columns - 1) * area.y_stride + channels;
     float *x = harness_floats(conv.height * conv.width * channels / multiplier, 1);
     float *whole = harness_output(height * width * channels), *y = harness_output(count);

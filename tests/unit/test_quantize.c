@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/cpu.h"
 #include "base/memory.h"
 #include "export/gptq.h"
 #include "export/inverse_factor.h"
@@ -139,6 +140,31 @@ static void test_fitted_grids(void **state)
     fvlm_matrix_row(&(fvlm_matrix){.type = FVLM_Q4_K, .rows = 1, .cols = 256, .data = fitted}, 0, y);
     for (size_t i = 0; i < 256; i++) /* the packed block says what the grid says */
         assert_float_equal(y[i], grid.steps[i / 32] * (float)q[i] + grid.offsets[i / 32], 1e-6);
+}
+
+static void test_every_instruction_set_gives_the_same_bits(void **state)
+{
+    (void)state;
+    float x[256], importance[256];
+    uint8_t blocks[2][144], fitted[2][144];
+    static const char *const levels[] = {"none", "all"};
+    for (int round = 0; round < 200; round++) {
+        for (int i = 0; i < 256; i++) {
+            float scale = round % 4 == 1 ? expf(4 * random_float()) : 1, shift = round % 4 == 2 ? 2 : 0;
+            x[i] = scale * (random_float() + random_float() * random_float() + shift);
+            x[i] = round % 4 == 3 && i < round ? 0 : x[i];
+            importance[i] = fabsf(random_float());
+        }
+        for (int level = 0; level < 2; level++) {
+            fvlm_block_grid grid;
+            memset(fitted[level], 0, sizeof fitted[level]);
+            assert_int_equal(fvlm_cpu_set_level(levels[level], NULL), FVLM_OK);
+            fvlm_from_float(FVLM_Q4_K, x, 256, blocks[level]);
+            fvlm_block_fit(FVLM_Q4_K, x, importance, fitted[level], &grid);
+        }
+        assert_memory_equal(blocks[0], blocks[1], sizeof blocks[0]);
+        assert_memory_equal(fitted[0], fitted[1], sizeof fitted[0]);
+    }
 }
 
 /* Inputs whose columns go together: x[rows, n]. */
@@ -287,6 +313,7 @@ int main(void)
         cmocka_unit_test(test_values_that_are_no_numbers),
         cmocka_unit_test(test_q8_0_is_within_half_a_step),
         cmocka_unit_test(test_fitted_grids),
+        cmocka_unit_test(test_every_instruction_set_gives_the_same_bits),
         cmocka_unit_test(test_inverse_factor),
         cmocka_unit_test(test_inputs_that_say_nothing),
         cmocka_unit_test(test_gptq),

@@ -1,4 +1,5 @@
 /* Sessions over the repository's golden checkpoint: prefix reuse, streaming, stopping, limits, threads. */
+#define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -335,6 +337,85 @@ static void test_bad_models(void **state)
     assert_int_equal(fvlm_engine_open(&options, &engine, &error), FVLM_ERROR_ARGUMENT);
 }
 
+/* A GGUF file of the model as a buffer. Free with free(). */
+static void *read_converted(size_t *bytes)
+{
+    char path[] = "session-XXXXXX";
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    fvlm_convert_options options = {.model = MODEL, .output = path, .type = "q8_0"};
+    assert_int_equal(fvlm_convert(&options, NULL, NULL), FVLM_OK);
+    close(descriptor);
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    fseek(file, 0, SEEK_END);
+    *bytes = (size_t)ftell(file);
+    rewind(file);
+    void *data = malloc(*bytes);
+    assert_non_null(data);
+    assert_int_equal(fread(data, 1, *bytes, file), *bytes);
+    fclose(file);
+    remove(path);
+    return data;
+}
+
+static void test_a_model_in_memory(void **state)
+{
+    (void)state;
+    size_t bytes;
+    void *data = read_converted(&bytes), *kept = malloc(bytes);
+    assert_non_null(kept);
+    memcpy(kept, data, bytes);
+    fvlm_error error;
+    fvlm_engine *engine;
+    fvlm_session *session;
+    fvlm_tokenizer *tokenizer;
+    const char *name = "test:model", *copy = "session-copy.gguf";
+    fvlm_engine_options options = {.model = name, .threads = 1};
+    assert_int_equal(fvlm_engine_open(&options, &engine, &error), FVLM_ERROR_IO);
+    assert_int_equal(fvlm_model_in_memory(name, (char *)data + 1, bytes - 1, &error), FVLM_ERROR_ARGUMENT);
+    assert_int_equal(fvlm_model_in_memory("", data, bytes, &error), FVLM_ERROR_ARGUMENT);
+    assert_int_equal(fvlm_model_in_memory(name, data, bytes / 2, &error), FVLM_OK);
+    assert_int_equal(fvlm_engine_open(&options, &engine, &error), FVLM_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, name));
+    assert_int_equal(fvlm_model_in_memory(name, data, bytes, &error), FVLM_OK);
+
+    /* A conversion lets go of each tensor behind it, which must not empty memory. The copy answers the same. */
+    fvlm_convert_options conversion = {.model = name, .output = copy};
+    assert_int_equal(fvlm_convert(&conversion, NULL, &error), FVLM_OK);
+    assert_memory_equal(data, kept, bytes);
+    assert_int_equal(fvlm_tokenizer_open(name, &tokenizer, &error), FVLM_OK);
+    fvlm_tokenizer_close(&tokenizer);
+    fvlm_answer answers[2];
+    char *prompt = question("Say something.");
+    for (int i = 0; i < 2; i++) {
+        options.model = i == 0 ? name : copy;
+        assert_int_equal(fvlm_engine_open(&options, &engine, &error), FVLM_OK);
+        assert_int_equal(fvlm_session_open(engine, &session, &error), FVLM_OK);
+        assert_int_equal(fvlm_session_prefill(session, prompt, NULL, 0, NULL, &error), FVLM_OK);
+        answers[i] = generate(session, (fvlm_sampling){0}, NULL, NULL);
+        fvlm_session_close(&session);
+        fvlm_engine_close(&engine);
+    }
+    assert_string_equal(answers[0].text, answers[1].text);
+    assert_memory_equal(data, kept, bytes);
+    fvlm_answer_clear(&answers[0]);
+    fvlm_answer_clear(&answers[1]);
+
+    assert_int_equal(fvlm_model_in_memory(name, NULL, 0, &error), FVLM_OK);
+    options.model = name;
+    assert_int_equal(fvlm_engine_open(&options, &engine, &error), FVLM_ERROR_IO);
+    for (int i = 0; i < 16; i++)
+        assert_int_equal(fvlm_model_in_memory(&"aaaaaaaaaaaaaaaa"[i], data, bytes, &error), FVLM_OK);
+    assert_int_equal(fvlm_model_in_memory(name, data, bytes, &error), FVLM_ERROR_LIMIT);
+    for (int i = 0; i < 16; i++)
+        assert_int_equal(fvlm_model_in_memory(&"aaaaaaaaaaaaaaaa"[i], NULL, 0, &error), FVLM_OK);
+    remove(copy);
+    fvlm_free(prompt);
+    free(kept);
+    free(data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -345,6 +426,7 @@ int main(void)
         cmocka_unit_test(test_limits_are_clear_errors),
         cmocka_unit_test(test_sessions_side_by_side),
         cmocka_unit_test(test_bad_models),
+        cmocka_unit_test(test_a_model_in_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

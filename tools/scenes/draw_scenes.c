@@ -3,7 +3,7 @@
  *     draw_scenes --count 1000 --seed 7 --output set        set/data.jsonl, set/000/7-000000.jpg, ...
  *
  * A line has the picture, its questions as one conversation (or one question and its "type", with --single, as `eval`
- * wants them), and "labels" for pre-training the vision tower. The same options give the same bytes.
+ * wants them), and "labels" and "marks" for pre-training the vision tower. The same options give the same bytes.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@
 #include "scene.h"
 
 static int count = 100, seed = 1, side = 256, single, fresh, most_questions = MAX_QUESTIONS;
-static char *output, *kinds;
+static char *output, *kinds, *types;
 static double camera = 1;
 
 static const struct poptOption table[] = {
@@ -32,6 +32,8 @@ static const struct poptOption table[] = {
     {"camera", '\0', POPT_ARG_DOUBLE | POPT_ARGFLAG_SHOW_DEFAULT, &camera, 0, "How much pictures are distorted, 0 to 1",
      "X"},
     {"questions", '\0', POPT_ARG_INT, &most_questions, 0, "Ask at most so many questions of a picture", "N"},
+    {"types", '\0', POPT_ARG_STRING, &types, 0,
+     "Ask these types of questions only, and name only pictures that have any", "T,T"},
     {"single", '\0', POPT_ARG_NONE, &single, 0, "Ask one question of a picture, with its type", NULL},
     {"fresh", '\0', POPT_ARG_NONE, &fresh, 0, "Show a turquoise object or a crescent in each picture of objects", NULL},
     {"output", 'o', POPT_ARG_STRING, &output, 0, "Folder to write", "DIR"},
@@ -62,13 +64,25 @@ static unsigned char *compress(cairo_surface_t *picture, int quality, unsigned l
     return file;
 }
 
-/* One line of the data set. */
+/* Whether the list of --types names it. */
+static bool is_wanted(const char *type)
+{
+    size_t length = strlen(type);
+    for (const char *at = types; at && *at; at += strcspn(at, ","), at += *at == ',')
+        if (strcspn(at, ",") == length && strncmp(at, type, length) == 0)
+            return true;
+    return !types;
+}
+
+/* One line of the data set; NULL: out of memory. */
 static json_t *line_of(scene *s, int index, const char *name)
 {
     scene_question questions[MAX_QUESTIONS];
-    scene_label labels[MAX_LABELS];
-    int asked = (int)scene_ask(s, questions);
-    json_t *turns = json_array(), *known = json_object(), *line;
+    int asked = 0;
+    for (size_t i = 0, n = scene_ask(s, questions); i < n; i++)
+        if (is_wanted(questions[i].type))
+            questions[asked++] = questions[i];
+    json_t *turns = json_array(), *line;
     const char *type = scene_kind_names[s->kind];
     /* In any order, so that each question is the first one of some conversation. */
     for (int i = 0, wanted = single ? 1 : most_questions; i < asked && i < wanted; i++) {
@@ -85,12 +99,11 @@ static json_t *line_of(scene *s, int index, const char *name)
         }
         free(text);
     }
-    for (size_t i = 0, n = scene_labels(s, labels); i < n; i++)
-        json_object_set_new(known, labels[i].name, json_integer(labels[i].value));
     line = json_pack("{sissssso}", "id", index, "image", name, "type", type, "conversations", turns);
-    if (!single)
-        json_object_set(line, "labels", known);
-    json_decref(known);
+    if (!single) {
+        json_object_set_new(line, "labels", scene_labels(s));
+        json_object_set_new(line, "marks", scene_marks(s));
+    }
     return line;
 }
 
@@ -127,7 +140,10 @@ static bool draw(int index, scene_kind kind, FILE *lines)
     free(path);
     free(file);
     json_t *line = line_of(&s, index, name);
-    done = done && line && json_dumpf(line, lines, JSON_COMPACT) == 0 && putc('\n', lines) != EOF;
+    bool asked = json_array_size(json_object_get(line, "conversations")) > 0;
+    done =
+        done && line &&
+        (!asked || (json_dumpf(line, lines, JSON_COMPACT | JSON_REAL_PRECISION(4)) == 0 && putc('\n', lines) != EOF));
     json_decref(line);
     return done;
 }
@@ -235,6 +251,7 @@ int main(int argc, const char **argv)
     FcFini();
     poptFreeContext(context);
     free(kinds);
+    free(types);
     free(output);
     return result;
 }

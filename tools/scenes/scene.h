@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include <cairo.h>
+#include <jansson.h>
 
 typedef enum scene_kind {
     SCENE_OBJECTS, /* coloured shapes on a ground */
@@ -45,7 +46,13 @@ typedef struct scene_object {
     bool large;
 } scene_object;
 
-enum { MAX_OBJECTS = 6, MAX_BARS = 5, MAX_BUTTONS = 4, MAX_TEXT = 8 };
+/* A place in the picture and what is seen there; -1: not said. */
+typedef struct scene_mark {
+    double x, y;
+    int thing, colour, pattern, hour, minute;
+} scene_mark;
+
+enum { MAX_OBJECTS = 6, MAX_BARS = 5, MAX_BUTTONS = 4, MAX_TEXT = 8, MAX_MARKS = 64, MAX_HEIGHT = 9 };
 
 typedef struct scene {
     uint64_t key, drawn; /* of the random numbers: their stream, and how many were taken */
@@ -68,6 +75,9 @@ typedef struct scene {
     int hour, minute;
     int sign, face;
     int labels[MAX_BUTTONS]; /* all different */
+
+    scene_mark marks[MAX_MARKS]; /* filled by scene_draw, moved by scene_camera */
+    int mark_count;
 } scene;
 
 /* Random numbers of the scene's stream: whole in [0, n), in [low, high), and true once in n. */
@@ -99,12 +109,26 @@ enum { MAX_QUESTIONS = 24 };
 /* All that is asked about the scene, the description last; how many. */
 size_t scene_ask(scene *s, scene_question *questions);
 
-/* What a classifier can learn of the scene: name and class. Absent names are not known of this kind of scene. */
-typedef struct scene_label {
-    char name[24];
-    int value;
-} scene_label;
-enum { MAX_LABELS = 48 };
-size_t scene_labels(const scene *s, scene_label *labels);
+/* What classifiers can learn of a scene that is drawn: {"kind": ..., ...} of the whole picture, [{"at": [x, y],
+ * "thing": ...,
+ * ...}, ...] of places; classes of places begin with 1, what is not said is not known. The caller owns them; NULL: out
+ * of memory. */
+json_t *scene_labels(const scene *s);
+json_t *scene_marks(const scene *s);
+
+/* Classes of things: a number within its kind, see the list in scene_labels.c. */
+typedef enum scene_thing {
+    THING_SHAPE,
+    THING_CHARACTER,
+    THING_BAR,
+    THING_HAND,
+    THING_CLOCK,
+    THING_SIGN,
+    THING_FACE,
+    THING_BUTTON
+} scene_thing;
+int scene_thing_class(scene_thing thing, int number);
+/* Letters and digits from 0 on; -1: it is neither. */
+int scene_character(char c);
 
 #endif

@@ -26,16 +26,32 @@ static projection square_to(const double (*q)[2])
                         h};
 }
 
-/* A value between four pixels; outside, the nearest edge's. */
-static double sample(const uint8_t *rows, size_t stride, int side, double x, double y, int channel)
+/* Where the camera sees a place of the picture: the map's inverse, by Cramer's rule. */
+static void see(const projection *p, double *x, double *y)
 {
-    x = fmax(0, fmin(x, side - 1));
-    y = fmax(0, fmin(y, side - 1));
+    double a = p->a - p->g * *x, b = p->b - p->h * *x, c = *x - p->c;
+    double d = p->d - p->g * *y, e = p->e - p->h * *y, f = *y - p->f;
+    double below = a * e - b * d;
+    *x = (c * e - b * f) / below;
+    *y = (a * f - c * d) / below;
+}
+
+static float clamp(float value, float most)
+{
+    return value < 0 ? 0 : value > most ? most : value;
+}
+
+/* Add what lies between four pixels to the three channels; outside, the nearest edge's. */
+static void add_sample(const uint8_t *rows, size_t stride, int side, float x, float y, float *channels)
+{
+    x = clamp(x, (float)(side - 1));
+    y = clamp(y, (float)(side - 1));
     int left = (int)x, top = (int)y, right = left + (left < side - 1), bottom = top + (top < side - 1);
-    double u = x - left, v = y - top;
-    const uint8_t *above = rows + (size_t)top * stride + channel, *below = rows + (size_t)bottom * stride + channel;
-    return (1 - v) * ((1 - u) * above[4 * left] + u * above[4 * right]) +
-           v * ((1 - u) * below[4 * left] + u * below[4 * right]);
+    float u = x - (float)left, v = y - (float)top;
+    const uint8_t *above = rows + (size_t)top * stride, *below = rows + (size_t)bottom * stride;
+    for (int i = 0; i < 3; i++)
+        channels[i] += (1 - v) * ((1 - u) * above[4 * left + i] + u * above[4 * right + i]) +
+                       v * ((1 - u) * below[4 * left + i] + u * below[4 * right + i]);
 }
 
 void scene_camera(scene *s, cairo_surface_t **picture, double strength)
@@ -61,6 +77,8 @@ void scene_camera(scene *s, cairo_surface_t **picture, double strength)
     for (int i = 0; i < 2; i++)
         slope[i] = scene_between(s, -0.25, 0.25) * strength;
 
+    for (int i = 0; i < s->mark_count; i++)
+        see(&p, &s->marks[i].x, &s->marks[i].y);
     cairo_surface_flush(*picture);
     const uint8_t *from = cairo_image_surface_get_data(*picture);
     uint8_t *to = cairo_image_surface_get_data(seen);
@@ -71,13 +89,13 @@ void scene_camera(scene *s, cairo_surface_t **picture, double strength)
             double at_x = (p.a * u + p.b * v + p.c) / w * s->side - 0.5;
             double at_y = (p.d * u + p.e * v + p.f) / w * s->side - 0.5;
             double shine = 1 + slope[0] * (u - 0.5) + slope[1] * (v - 0.5);
+            float sums[3] = {0, 0, 0};
+            for (int tap = 0; tap < 4; tap++)
+                add_sample(from, stride, s->side, (float)(at_x + (tap % 2 ? blur : -blur)),
+                           (float)(at_y + (tap / 2 ? blur : -blur)), sums);
             for (int i = 0; i < 3; i++) {
-                double value = 0;
-                for (int tap = 0; tap < 4; tap++)
-                    value += sample(from, stride, s->side, at_x + (tap % 2 ? blur : -blur),
-                                    at_y + (tap / 2 ? blur : -blur), i);
-                value = 0.25 * value * shine * light[i] + noise * scene_between(s, -1, 1);
-                to[(size_t)y * stride + 4 * (size_t)x + (size_t)i] = (uint8_t)fmax(0, fmin(255, value + 0.5));
+                double value = 0.25 * sums[i] * shine * light[i] + noise * scene_between(s, -1, 1);
+                to[(size_t)y * stride + 4 * (size_t)x + (size_t)i] = (uint8_t)clamp((float)value + 0.5f, 255);
             }
         }
     cairo_surface_mark_dirty(seen);

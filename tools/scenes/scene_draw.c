@@ -32,6 +32,17 @@ static void use_contrast(cairo_t *c, const scene_colour *colour)
     cairo_set_source_rgb(c, light, light, light);
 }
 
+/* A mark of what is drawn at (x, y). */
+static scene_mark *mark(scene *s, cairo_t *c, double x, double y, int thing)
+{
+    if (s->mark_count == MAX_MARKS)
+        return &s->marks[MAX_MARKS - 1];
+    cairo_user_to_device(c, &x, &y);
+    scene_mark *made = &s->marks[s->mark_count++];
+    *made = (scene_mark){x / s->side, y / s->side, thing, -1, -1, -1, -1};
+    return made;
+}
+
 static void polygon(cairo_t *c, int corners, double first)
 {
     for (int i = 0; i < corners; i++)
@@ -131,8 +142,11 @@ static void fill_pattern(cairo_t *c, int pattern)
     cairo_restore(c);
 }
 
-static void draw_object(cairo_t *c, const scene_object *o)
+static void draw_object(scene *s, cairo_t *c, const scene_object *o)
 {
+    scene_mark *here = mark(s, c, o->x, o->y, scene_thing_class(THING_SHAPE, o->shape));
+    here->colour = o->colour.name;
+    here->pattern = o->pattern;
     cairo_save(c);
     cairo_translate(c, o->x, o->y);
     cairo_scale(c, o->radius, o->radius);
@@ -147,8 +161,28 @@ static void draw_object(cairo_t *c, const scene_object *o)
     cairo_restore(c);
 }
 
+/* A mark in the middle of each character of a text that begins at (x, y). Of what is too small to read nothing is said.
+ */
+static void mark_characters(scene *s, cairo_t *c, const char *text, double x, double y)
+{
+    enum { SMALLEST = 11 }; /* pixels of a character's width and height together, of 256 */
+    for (const char *at = text; *at; at++) {
+        char part[32];
+        cairo_text_extents_t before, own;
+        snprintf(part, sizeof part, "%.*s", (int)(at - text), text);
+        cairo_text_extents(c, part, &before);
+        snprintf(part, sizeof part, "%c", *at);
+        cairo_text_extents(c, part, &own);
+        double w = own.width, h = own.height;
+        cairo_user_to_device_distance(c, &w, &h);
+        bool legible = fabs(w) + fabs(h) > SMALLEST / 256.0 * s->side && scene_character(*at) >= 0;
+        mark(s, c, x + before.x_advance + own.x_bearing + own.width / 2, y + own.y_bearing + own.height / 2,
+             legible ? scene_thing_class(THING_CHARACTER, scene_character(*at)) : -1);
+    }
+}
+
 /* Text centred at (x, y): `width` wide, or, where that would be higher than `height`, that high. */
-static void draw_text(cairo_t *c, const char *text, int font, bool bold, double x, double y, double width,
+static void draw_text(scene *s, cairo_t *c, const char *text, int font, bool bold, double x, double y, double width,
                       double height)
 {
     cairo_text_extents_t box;
@@ -160,6 +194,7 @@ static void draw_text(cairo_t *c, const char *text, int font, bool bold, double 
     cairo_save(c);
     cairo_translate(c, x, y);
     cairo_scale(c, size, size);
+    mark_characters(s, c, text, -box.x_bearing - box.width / 2, -box.y_bearing - box.height / 2);
     cairo_move_to(c, -box.x_bearing - box.width / 2, -box.y_bearing - box.height / 2);
     cairo_text_path(c, text);
     cairo_fill(c);
@@ -172,8 +207,8 @@ static double cloud(const double *waves, double x, double y)
     double sum = 0;
     for (int i = 0; i < 9; i++) {
         double frequency = 3 << (i / 3);
-        sum += cos(frequency * (waves[3 * i] * x + waves[3 * i + 1] * y) + 6.3 * waves[3 * i + 2]) /
-               (double)(1 << (i / 3));
+        double phase = frequency * (waves[3 * i] * x + waves[3 * i + 1] * y) + 6.3 * waves[3 * i + 2];
+        sum += (double)cosf((float)phase) / (1 << (i / 3));
     }
     return sum / 5.25;
 }
@@ -197,9 +232,11 @@ static void draw_ground(scene *s, cairo_surface_t *picture)
                 change = scene_between(s, -1, 1);
             else if (s->ground_style == CLOUDS)
                 change = cloud(waves, u, v);
-            for (int i = 0; i < 3; i++)
-                rows[(size_t)y * stride + 4 * (size_t)x + (size_t)i] =
-                    (uint8_t)(255 * fmax(0, fmin(1, base[i] + range * change)));
+            for (int i = 0; i < 3; i++) {
+                double value = base[i] + range * change;
+                value = value < 0 ? 0 : value > 1 ? 1 : value;
+                rows[(size_t)y * stride + 4 * (size_t)x + (size_t)i] = (uint8_t)(255 * value);
+            }
         }
     cairo_surface_mark_dirty(picture);
 }
@@ -219,24 +256,27 @@ static void draw_chart(scene *s, cairo_t *c)
         cairo_stroke(c);
         char number[12];
         snprintf(number, sizeof number, "%d", tick);
-        draw_text(c, number, s->font, false, 0.05, 0.92 - 0.09 * tick, 0.05, 0.055);
+        draw_text(s, c, number, s->font, false, 0.05, 0.92 - 0.09 * tick, 0.05, 0.055);
     }
     for (int i = 0; i < s->count; i++) {
         double left = 0.11 + width * i + (width - thickness) / 2, height = 0.09 * s->heights[i];
         use(c, &s->colours[i]);
         cairo_rectangle(c, left, 0.918 - height, thickness, height);
         cairo_fill(c);
+        mark(s, c, left + thickness / 2, 0.918 - height, scene_thing_class(THING_BAR, s->heights[i] - 1))->colour =
+            s->colours[i].name;
         if (s->numbered) {
             char number[12];
             snprintf(number, sizeof number, "%d", s->heights[i]);
             use_contrast(c, &s->colours[i]);
-            draw_text(c, number, s->font, true, left + thickness / 2, 0.918 - 0.045, 0.07, 0.06);
+            draw_text(s, c, number, s->font, true, left + thickness / 2, 0.918 - 0.045, 0.07, 0.06);
         }
     }
 }
 
-static void hand(cairo_t *c, double turn, double length, double width)
+static void hand(scene *s, cairo_t *c, double turn, double length, double width)
 {
+    mark(s, c, length * sin(TURN * turn), -length * cos(TURN * turn), scene_thing_class(THING_HAND, width > 0.08));
     cairo_set_line_width(c, width);
     cairo_move_to(c, -0.1 * length * sin(TURN * turn), 0.1 * length * cos(TURN * turn));
     cairo_line_to(c, length * sin(TURN * turn), -length * cos(TURN * turn));
@@ -259,7 +299,7 @@ static void draw_clock(scene *s, cairo_t *c)
         if (s->numbered) {
             char number[12];
             snprintf(number, sizeof number, "%d", i);
-            draw_text(c, number, s->font, false, 0.8 * u, 0.8 * v, 0.2, 0.17);
+            draw_text(s, c, number, s->font, false, 0.8 * u, 0.8 * v, 0.2, 0.17);
         } else {
             cairo_set_line_width(c, i % 3 ? 0.03 : 0.06);
             cairo_move_to(c, 0.8 * u, 0.8 * v);
@@ -267,8 +307,12 @@ static void draw_clock(scene *s, cairo_t *c)
             cairo_stroke(c);
         }
     }
-    hand(c, (s->hour + s->minute / 60.0) / 12, 0.42, 0.1);
-    hand(c, s->minute / 60.0, 0.72, 0.055);
+    hand(s, c, (s->hour + s->minute / 60.0) / 12, 0.42, 0.1);
+    hand(s, c, s->minute / 60.0, 0.72, 0.055);
+    scene_mark *here = mark(s, c, 0, 0, scene_thing_class(THING_CLOCK, 0));
+    here->colour = s->ink.name;
+    here->hour = s->hour;
+    here->minute = s->minute;
 }
 
 static void draw_arrow(cairo_t *c, double turn)
@@ -306,16 +350,17 @@ static void draw_sign(scene *s, cairo_t *c)
         use_contrast(c, &s->ink);
         draw_arrow(c, (s->sign - 3) / 4.0);
     } else if (s->sign == 0) {
-        draw_text(c, "STOP", 7, true, 0, 0, 1.4, 0.6);
+        draw_text(s, c, "STOP", 7, true, 0, 0, 1.4, 0.6);
     } else if (s->sign == 1) {
         cairo_rectangle(c, -0.65, -0.16, 1.3, 0.32);
         cairo_fill(c);
     } else if (s->sign == 2) {
         cairo_set_source_rgb(c, 0, 0, 0);
-        draw_text(c, "!", 7, true, 0, 0.1, 0.3, 0.75);
+        draw_text(s, c, "!", 7, true, 0, 0.1, 0.3, 0.75);
     } else {
-        draw_text(c, "P", 7, true, 0, 0, 0.8, 1.1);
+        draw_text(s, c, "P", 7, true, 0, 0, 0.8, 1.1);
     }
+    mark(s, c, 0, 0, scene_thing_class(THING_SIGN, s->sign));
 }
 
 static void draw_face(scene *s, cairo_t *c)
@@ -359,6 +404,7 @@ static void draw_face(scene *s, cairo_t *c)
         cairo_fill(c);
     else
         cairo_stroke(c);
+    mark(s, c, 0, 0, scene_thing_class(THING_FACE, s->face))->colour = s->ink.name;
 }
 
 static void draw_screen(scene *s, cairo_t *c)
@@ -380,7 +426,8 @@ static void draw_screen(scene *s, cairo_t *c)
         cairo_rectangle(c, x - w / 2, y - h / 2, w, h);
         cairo_fill(c);
         use_contrast(c, &s->colours[i]);
-        draw_text(c, label_names[s->labels[i]], s->font, true, x, y, 0.8 * w, 0.5 * h);
+        draw_text(s, c, label_names[s->labels[i]], s->font, true, x, y, 0.8 * w, 0.5 * h);
+        mark(s, c, x, y, scene_thing_class(THING_BUTTON, s->labels[i]))->colour = s->colours[i].name;
     }
 }
 
@@ -395,13 +442,13 @@ cairo_surface_t *scene_draw(scene *s)
     switch (s->kind) {
     case SCENE_OBJECTS:
         for (int i = 0; i < s->count; i++)
-            draw_object(c, &s->objects[i]);
+            draw_object(s, c, &s->objects[i]);
         break;
     case SCENE_TEXT:
         cairo_translate(c, s->x, s->y);
         cairo_rotate(c, s->angle);
         use(c, &s->ink);
-        draw_text(c, s->text, s->font, s->bold, 0, 0, s->size, 0.4);
+        draw_text(s, c, s->text, s->font, s->bold, 0, 0, s->size, 0.4);
         break;
     case SCENE_CHART:
         draw_chart(s, c);

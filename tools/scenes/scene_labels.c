@@ -1,95 +1,55 @@
-/* What a classifier can be taught about a scene, for pre-training a vision tower: names and classes. A picture without
- * something has class 0 of it; a name that is not said of a picture is not known of it and counts for nothing. */
-#include <stdio.h>
-#include <string.h>
-
+/* What classifiers can be taught about a scene, for training a vision tower: names and classes. */
 #include "scene.h"
 
-typedef struct labelling {
-    scene_label *labels;
-    size_t count;
-} labelling;
-
-static void say(labelling *l, const char *name, int value)
+int scene_thing_class(scene_thing thing, int number)
 {
-    scene_label *label = &l->labels[l->count++];
-    snprintf(label->name, sizeof label->name, "%s", name);
-    label->value = value;
+    enum { CHARACTERS = 62, HANDS = 2, CLOCKS = 1 };
+    static const int counts[] = {SHAPES, CHARACTERS, MAX_HEIGHT, HANDS, CLOCKS, SIGNS, FACES, LABELS};
+    int first = 1; /* 0: nothing */
+    for (int i = 0; i < (int)thing; i++)
+        first += counts[i];
+    return first + number;
 }
 
-static void say_at(labelling *l, const char *name, int place, int value)
-{
-    char full[24];
-    snprintf(full, sizeof full, "%s %d", name, place);
-    say(l, full, value);
-}
-
-/* Letters and digits from 1 on; 0: there is none. */
-static int character_class(char c)
+int scene_character(char c)
 {
     if (c >= '0' && c <= '9')
-        return 1 + c - '0';
+        return c - '0';
     if (c >= 'A' && c <= 'Z')
-        return 11 + c - 'A';
-    return c >= 'a' && c <= 'z' ? 37 + c - 'a' : 0;
+        return 10 + c - 'A';
+    return c >= 'a' && c <= 'z' ? 36 + c - 'a' : -1;
 }
 
-/* Of the nine parts of the picture each has at most a few objects: the largest one's shape, colour and pattern. */
-static void label_objects(labelling *l, const scene *s)
+json_t *scene_labels(const scene *s)
 {
-    for (int part = 0; part < 9; part++) {
-        const scene_object *found = NULL;
-        int here = 0;
-        for (int i = 0; i < s->count; i++) {
-            const scene_object *o = &s->objects[i];
-            if ((int)(o->y * 3) * 3 + (int)(o->x * 3) != part)
-                continue;
-            here++;
-            found = !found || o->radius > found->radius ? o : found;
-        }
-        say_at(l, "objects", part, here);
-        say_at(l, "shape", part, found ? 1 + found->shape : 0);
-        say_at(l, "colour", part, found ? 1 + found->colour.name : 0);
-        say_at(l, "pattern", part, found ? 1 + found->pattern : 0);
-    }
-}
-
-size_t scene_labels(const scene *s, scene_label *labels)
-{
-    labelling l = {labels, 0};
-    say(&l, "kind", (int)s->kind);
+    json_t *labels = json_pack("{si}", "kind", (int)s->kind);
     if (s->kind != SCENE_SCREEN)
-        say(&l, "background", s->ground.name);
-    switch (s->kind) {
-    case SCENE_OBJECTS:
-        label_objects(&l, s);
-        break;
-    case SCENE_TEXT:
-        say(&l, "ink", s->ink.name);
-        for (int i = 0, end = (int)strlen(s->text); i < MAX_TEXT; i++)
-            say_at(&l, "character", i, i < end ? character_class(s->text[i]) : 0);
-        break;
-    case SCENE_CHART:
-    case SCENE_SCREEN:
-        for (int i = 0; i < MAX_BARS; i++) {
-            bool there = i < s->count, bars = s->kind == SCENE_CHART;
-            say_at(&l, bars ? "bar" : "button", i, there ? 1 + s->colours[i].name : 0);
-            if (there)
-                say_at(&l, bars ? "height" : "label", i, bars ? s->heights[i] : s->labels[i]);
-        }
-        break;
-    case SCENE_CLOCK:
-        say(&l, "ink", s->ink.name);
-        say(&l, "hour", s->hour - 1);
-        say(&l, "minute", s->minute / 5);
-        break;
-    case SCENE_SIGN:
-        say(&l, "sign", s->sign);
-        break;
-    default:
-        say(&l, "ink", s->ink.name);
-        say(&l, "face", s->face);
-        break;
+        json_object_set_new(labels, "background", json_integer(s->ground.name));
+    if (s->kind == SCENE_TEXT || s->kind == SCENE_CLOCK || s->kind == SCENE_FACE)
+        json_object_set_new(labels, "ink", json_integer(s->ink.name));
+    return labels;
+}
+
+static void say(json_t *mark, const char *name, int value)
+{
+    if (value >= 0)
+        json_object_set_new(mark, name, json_integer(value));
+}
+
+json_t *scene_marks(const scene *s)
+{
+    json_t *marks = json_array();
+    for (int i = 0; i < s->mark_count; i++) {
+        const scene_mark *m = &s->marks[i];
+        if (!(m->x >= 0 && m->x < 1 && m->y >= 0 && m->y < 1))
+            continue; /* the camera lost it */
+        json_t *mark = json_pack("{s[ff]}", "at", m->x, m->y);
+        say(mark, "thing", m->thing);
+        say(mark, "colour", m->colour < 0 ? -1 : 1 + m->colour);
+        say(mark, "pattern", m->pattern < 0 ? -1 : 1 + m->pattern);
+        say(mark, "hour", m->hour);
+        say(mark, "minute", m->minute < 0 ? -1 : 1 + m->minute / 5);
+        json_array_append_new(marks, mark);
     }
-    return l.count;
+    return marks;
 }

@@ -6,6 +6,8 @@
  * so that what neighbouring patches share is read again soon.
  * Stem: three lines of input become floats, of which each output takes 27 like a row of a small matrix.
  */
+#include <stdbool.h>
+
 #include "kernels/conv_body.h"
 #include "kernels/vector/vector_math.h"
 
@@ -40,6 +42,7 @@ struct patch {
     const fvlm_depthwise *conv;
     const float *x;
     size_t row, column, c, n;
+    bool stream; /* all of the output's vectors are whole and aligned, and go past the caches */
 };
 
 /* Input rows [from, to), counted from the first one that the kernel meets for the patch, given to the patch's rows
@@ -103,7 +106,9 @@ FVLM_INLINE void depthwise_patch(const struct patch *patch, size_t kernel, size_
     for (size_t p = 0; p < pixels; p++) {
         vf v = conv->activation == FVLM_ACTIVATION_NONE ? sum[r][p] : vf_activate(conv->activation, sum[r][p]);
         float *out = y + r * line_stride + p * y_stride + patch->c;
-        if (n == VF_LANES)
+        if (patch->stream)
+            vf_stream(out, v);
+        else if (n == VF_LANES)
             vf_store(out, v);
         else
             vf_store_n(out, v, n);
@@ -135,7 +140,9 @@ FVLM_INLINE void depthwise_lines(struct patch *patch, const fvlm_conv_area *area
 FVLM_INLINE void depthwise_channels(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area,
                                     size_t kernel, size_t stride, size_t multiplier, size_t c, size_t n)
 {
-    struct patch patch = {.conv = conv, .x = x, .row = area->row, .c = c, .n = n};
+    uintptr_t y = (uintptr_t)area->y | area->y_stride * sizeof(float) | area->line_stride * sizeof(float);
+    bool stream = area->stream && n == VF_LANES && y % (VF_LANES * sizeof(float)) == 0;
+    struct patch patch = {.conv = conv, .x = x, .row = area->row, .c = c, .n = n, .stream = stream};
     size_t end = area->row + area->rows;
     for (; patch.row + ROWS <= end; patch.row += ROWS) {
         patch.column = area->column;
@@ -171,6 +178,8 @@ FVLM_INLINE void depthwise_shape(const fvlm_depthwise *conv, const float *x, con
     }
     if (c < channels)
         depthwise_channels(conv, x, area, kernel, stride, multiplier, c, channels - c);
+    if (area->stream)
+        vf_streamed();
 }
 
 static void depthwise(const fvlm_depthwise *conv, const float *x, const fvlm_conv_area *area)
@@ -295,4 +304,36 @@ static void depthwise_weights(const fvlm_depthwise *conv, const float *x, const 
     }
 }
 
-const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise, stem_row, depthwise_weights};
+/* What an input place is read by, over channels [c, c + n) of the output, in a register. */
+static void depthwise_inputs_row(const fvlm_depthwise *conv, const float *dy, size_t row, float *dx)
+{
+    size_t kernel = conv->kernel, stride = conv->stride, pad = kernel / 2, channels = conv->channels;
+    size_t height = (conv->height + stride - 1) / stride, width = (conv->width + stride - 1) / stride;
+    size_t multiplier = conv->multiplier, top, bottom, left, right;
+    fvlm_conv_readers(row, kernel, stride, height, &top, &bottom);
+    for (size_t column = 0; column < conv->width; column++, dx += channels / multiplier) {
+        fvlm_conv_readers(column, kernel, stride, width, &left, &right);
+        for (size_t c = 0; c < channels; c += VF_LANES) {
+            size_t n = channels - c < VF_LANES ? channels - c : VF_LANES;
+            vf sum = vf_zero();
+            for (size_t i = top; i < bottom; i += stride) {
+                const float *gradients = dy + (row + pad - i) / stride * width * channels + c;
+                const float *weights = conv->weight + i * kernel * channels + c;
+                for (size_t j = left; j < right; j += stride)
+                    sum = vf_fma(vf_load_n(gradients + (column + pad - j) / stride * channels, n),
+                                 vf_load_n(weights + j * channels, n), sum);
+            }
+            if (multiplier == 1) {
+                vf_store_n(dx + c, sum, n);
+                continue;
+            }
+            float lanes[VF_LANES];
+            vf_store(lanes, sum);
+            for (size_t k = 0; k < n / 2; k++)
+                dx[c / 2 + k] = lanes[2 * k] + lanes[2 * k + 1];
+        }
+    }
+}
+
+const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise, stem_row, depthwise_weights,
+                                                           depthwise_inputs_row};

@@ -57,6 +57,18 @@ FVLM_INLINE vd vd_pair_bf16(vf first, vf second)
 FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 /* VF_LANES numbers, rounded to nearest even. */
 FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a)); }
+/* The numbers 2^(x / 128 - 127), of a's lanes and then b's, to 0.7 %, with 0 for x below 0: x as the bits of a number
+ * is that but for its mantissa, from which is taken what two neighbouring ones have too much. */
+FVLM_INLINE vd vd_exp2_bf16(vf a, vf b)
+{
+    static const uint16_t excess[64] = {0, 1, 1, 2, 2, 3, 4, 4, 5, 5, 5, 6, 6, 7, 7, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 10, 11, 11, 11, 11, 11,
+                                        11, 11, 11, 11, 11, 11, 11, 11, 11, 10, 10, 10, 10, 10, 9, 9, 9, 8, 8, 8, 7, 7, 6, 6, 5, 5, 4, 3, 3, 2, 1, 1};
+    __m512i bits = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+    bits = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bits);
+    bits = _mm512_max_epi16(bits, _mm512_setzero_si512());
+    __m512i less = _mm512_permutex2var_epi16(vd_load(excess), _mm512_srli_epi16(bits, 1), vd_load(excess + 32));
+    return _mm512_sub_epi16(bits, less);
+}
 #else
 FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
 {
@@ -94,6 +106,14 @@ FVLM_INLINE void vf_store_u8(uint8_t *p, vf a)
 {
     __m512i whole = _mm512_max_epi32(_mm512_cvtps_epi32(a), _mm512_setzero_si512());
     _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(whole));
+}
+/* The same of four vectors. */
+FVLM_INLINE void vf_store4_u8(uint8_t *p, const vf a[4])
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i first = _mm512_packs_epi32(_mm512_cvtps_epi32(a[0]), _mm512_cvtps_epi32(a[1]));
+    __m512i last = _mm512_packs_epi32(_mm512_cvtps_epi32(a[2]), _mm512_cvtps_epi32(a[3]));
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, last)));
 }
 FVLM_INLINE void vf_store_i8(int8_t *p, vf a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a))); }
 FVLM_INLINE float vf_least(vf a) { return _mm512_reduce_min_ps(a); }
@@ -356,6 +376,14 @@ FVLM_INLINE vf vf_spread_f16(const uint8_t *p, vf_index_f16 index)
 }
 #endif
 
+#endif
+
+#if !defined(__AVX512F__)
+FVLM_INLINE void vf_store4_u8(uint8_t *p, const vf a[4])
+{
+    for (int i = 0; i < 4; i++)
+        vf_store_u8(p + i * VF_LANES, a[i]);
+}
 #endif
 /* clang-format on */
 #endif

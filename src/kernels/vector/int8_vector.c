@@ -8,10 +8,12 @@
  */
 #include <string.h>
 
+#include "base/memory.h"
 #include "kernels/int8.h"
 #include "kernels/vector/dot.h"
 #include "kernels/vector/finish.h"
 #include "kernels/vector/interleave.h"
+#include "kernels/vector/tiles.h"
 
 enum {
     GROUP = FVLM_INT8_COLS,
@@ -168,23 +170,19 @@ FVLM_INLINE void read_parts(fvlm_dtype type, const fvlm_matrix *w, size_t row, s
     size_t first = row * w->cols + col;
     for (size_t p = 0; p < cols / PART; p++) {
         size_t at = first + p * PART;
-        float wide[2][VF_LANES];
         if (type == FVLM_MLX4) {
-            vf_store(wide[0], scale_at(w->scale_type, w->scales, at / w->group));
-            vf_store(wide[1], scale_at(w->scale_type, w->biases, at / w->group));
+            scale[p] = scale_at(w->scale_type, w->scales, at / w->group)[0];
+            bias[p] = scale_at(w->scale_type, w->biases, at / w->group)[0];
         } else if (type == FVLM_Q4_0) {
-            vf d = half_at((const uint8_t *)w->data + at / 32 * 18);
-            vf_store(wide[0], d);
-            vf_store(wide[1], vf_mul(d, vf_set(-8)));
+            scale[p] = half_at((const uint8_t *)w->data + at / 32 * 18)[0];
+            bias[p] = -8 * scale[p];
         } else {
             const uint8_t *block = (const uint8_t *)w->data + at / 256 * 144;
             uint8_t both[16];
             q4_k_scales(block + 4, both);
-            vf_store(wide[0], vf_mul(half_at(block), vf_set(both[at % 256 / 32])));
-            vf_store(wide[1], vf_mul(half_at(block + 2), vf_set(-(float)both[8 + at % 256 / 32])));
+            scale[p] = half_at(block)[0] * both[at % 256 / 32];
+            bias[p] = -half_at(block + 2)[0] * both[8 + at % 256 / 32];
         }
-        scale[p] = wide[0][0];
-        bias[p] = wide[1][0];
     }
 }
 
@@ -205,6 +203,43 @@ FVLM_INLINE void look_up(fvlm_dtype type, const fvlm_matrix *w, size_t at, vb ta
     vb_store(to + 16, type == FVLM_MLX4 ? vb_zip_last(low, high) : high);
 }
 
+#if defined(__AVX512F__)
+/* A whole group: a quarter of a register is the table of a part. */
+FVLM_INLINE void look_up_group(fvlm_dtype type, const fvlm_matrix *w, size_t at, const float scale[PARTS],
+                               const float bias[PARTS], float per, uint8_t *to)
+{
+    const __m512i low_parts = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i low_pairs = _mm512_setr_epi64(0, 1, 2, 3, 8, 9, 10, 11);
+    const vf all = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const uint8_t *data = w->data;
+    uint8_t integers[PARTS * 16];
+    vf values[PARTS];
+    FVLM_UNROLL
+    for (size_t p = 0; p < PARTS; p++)
+        values[p] = vf_fma(all, vf_set(scale[p] * per), vf_set(bias[p] * per + DOT_ZERO));
+    vf_store4_u8(integers, values);
+    vd tables = vd_load(integers), first = tables, last = tables, q;
+    if (type == FVLM_Q4_0) {
+        q = vd_load_16(data + at / 32 * 18 + 2, 18);
+    } else if (type == FVLM_MLX4) {
+        q = vd_load(data + at / 2);
+    } else { /* 32 bytes have the low halves of a part and the high ones of the next */
+        q = vd_load(data + at / 256 * 144 + 16 + at % 256 / 2);
+        first = _mm512_shuffle_i64x2(tables, tables, 0xa0);
+        last = _mm512_shuffle_i64x2(tables, tables, 0xf5);
+    }
+    vd low = _mm512_shuffle_epi8(first, vd_low(q)), high = _mm512_shuffle_epi8(last, vd_high(q));
+    if (type == FVLM_MLX4) {
+        vd both = _mm512_unpacklo_epi8(low, high);
+        high = _mm512_unpackhi_epi8(low, high);
+        low = both;
+    }
+    __m512i order = type == FVLM_Q4_K ? low_pairs : low_parts, behind = _mm512_set1_epi64(4);
+    vd_store(to, _mm512_permutex2var_epi64(low, order, high));
+    vd_store(to + VD_BYTES, _mm512_permutex2var_epi64(low, _mm512_add_epi64(order, behind), high));
+}
+#endif
+
 FVLM_INLINE float round_nibbles(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t col, size_t cols, uint8_t *to)
 {
     static const float all[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -218,6 +253,12 @@ FVLM_INLINE float round_nibbles(fvlm_dtype type, const fvlm_matrix *w, size_t ro
         largest = edge > largest ? edge : largest;
     }
     float per = largest > 0 ? DOT_WEIGHTS / largest : 0;
+#if defined(__AVX512F__)
+    if (cols == GROUP) {
+        look_up_group(type, w, row * w->cols + col, scale, bias, per, to);
+        return largest / DOT_WEIGHTS;
+    }
+#endif
     for (size_t p = 0; p < cols / PART; p++) {
         uint8_t table[16];
         vf step = vf_set(scale[p] * per), start = vf_set(bias[p] * per + DOT_ZERO);
@@ -226,6 +267,22 @@ FVLM_INLINE float round_nibbles(fvlm_dtype type, const fvlm_matrix *w, size_t ro
         look_up(type, w, row * w->cols + col + p * PART, vb_load(table), to + p * PART);
     }
     return largest / DOT_WEIGHTS;
+}
+
+/* Bytes of a group of W. */
+FVLM_INLINE size_t group_bytes(fvlm_dtype type)
+{
+    size_t bytes = type == FVLM_MLX8 ? GROUP : type == FVLM_Q8_0 ? GROUP / 32 * 34 : GROUP / 2;
+    return type == FVLM_Q4_0 || type == FVLM_Q4_K ? GROUP / 32 * 18 : bytes;
+}
+
+/* Fetch a group of W that will be unpacked soon: with rows in turns the processor does not see that it will be. */
+FVLM_INLINE void fetch_group(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t col)
+{
+    size_t bytes = group_bytes(type);
+    const uint8_t *data = (const uint8_t *)w->data + (row * w->cols + col) / GROUP * bytes;
+    for (size_t i = 0; i < bytes + 63; i += 64)
+        __builtin_prefetch(data + i);
 }
 
 FVLM_INLINE void unpack_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, size_t rows, uint8_t *panel)
@@ -237,9 +294,13 @@ FVLM_INLINE void unpack_type(fvlm_dtype type, const fvlm_matrix *w, size_t row, 
         float *scales = (float *)(void *)(panel + PANEL * GROUP);
         size_t cols = w->cols - k < GROUP ? w->cols - k : GROUP;
         memset(scales, 0, PANEL * sizeof *scales);
-        for (size_t i = 0; i < rows; i++)
+        bool last = k + GROUP >= w->cols; /* of the panel */
+        for (size_t i = 0; i < rows; i++) {
+            if (type != FVLM_F32)
+                fetch_group(type, w, last ? row + PANEL + i : row + i, last ? 0 : k + GROUP);
             scales[i] = nibbles ? round_nibbles(type, w, row + i, k, cols, integers[i])
                                 : round_weights(type, w, row + i, k, cols, integers[i]);
+        }
         interleave(integers[0], GROUP, UNITS, panel);
     }
 }
@@ -268,6 +329,50 @@ static void unpack(const fvlm_matrix *w, size_t row, size_t rows, void *panel)
 }
 
 /* Many rows. */
+
+#if defined(__AMX_TILE__)
+
+enum { TILE_ROWS = TILES_ROWS };
+FVLM_INLINE void begin(size_t rows)
+{
+    tiles_begin(rows, UNITS);
+}
+FVLM_INLINE void end(void)
+{
+    tiles_end();
+}
+
+/* As below. */
+static void dot(size_t rows, const int8_t *x, size_t stride, const float *scale, const int32_t *offset,
+                const uint8_t *part, bool first, float *tile)
+{
+    _Alignas(FVLM_ALIGN) int32_t sums[TILE_ROWS * PANEL];
+    const float *scales = (const float *)(const void *)(part + PANEL * GROUP);
+    vf weights[VECTORS];
+    tiles_multiply(TILES_S8_U8, rows, (const uint8_t *)x, stride, part, UNITS, sums);
+    FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        weights[v] = vf_load(scales + v * VF_LANES);
+    for (size_t i = 0; i < rows; i++) {
+        vd start = vd_set(-DOT_OFFSET * offset[i]);
+        vf own = vf_set(scale[i]);
+        FVLM_UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            size_t at = i * PANEL + (size_t)v * VF_LANES;
+            vf value = vf_mul(vf_mul(vd_float(_mm512_add_epi32(vd_load(sums + at), start)), own), weights[v]);
+            vf_store(tile + at, first ? value : vf_add(value, vf_load(tile + at)));
+        }
+    }
+}
+
+#else
+
+enum { TILE_ROWS = DOT_ROWS };
+FVLM_INLINE void begin(size_t rows)
+{
+    (void)rows;
+}
+FVLM_INLINE void end(void) {}
 
 /* tile[rows, PANEL] = or += what one group of columns gives; x, scale and sum are those of the tile's first row. */
 FVLM_INLINE void dot_group(size_t rows, const int8_t *x, size_t stride, const float *scale, const int32_t *offset,
@@ -333,12 +438,15 @@ static void dot(size_t rows, const int8_t *x, size_t stride, const float *scale,
     }
 }
 
+#endif
+
 static void block(const fvlm_int8_block *call)
 {
     const fvlm_int8_rows *x = call->x;
-    float tile[DOT_ROWS * PANEL];
+    _Alignas(FVLM_ALIGN) float tile[TILE_ROWS * PANEL];
+    begin(call->count);
     for (size_t done = 0, rows; done < call->count; done += rows) {
-        size_t left = call->count - done, tiles = (left + DOT_ROWS - 1) / DOT_ROWS, row = call->first_row + done;
+        size_t left = call->count - done, tiles = (left + TILE_ROWS - 1) / TILE_ROWS, row = call->first_row + done;
         rows = (left + tiles - 1) / tiles; /* evenly: a tile of few rows waits for its own sums */
         for (size_t group = 0; group < fvlm_int8_count(x->cols); group++)
             dot(rows, x->data + row * x->stride + group * GROUP, x->stride, x->scale + group * x->rows + row,
@@ -347,6 +455,7 @@ static void block(const fvlm_int8_block *call)
         finish(call->epilogue, tile, PANEL, done, rows, 0, call->columns, call->y + done * call->y_stride,
                call->y_stride);
     }
+    end();
 }
 
 /* Few rows. */

@@ -29,23 +29,13 @@ FVLM_INLINE size_t multiply_keys(fvlm_packed_type type, const fvlm_packed_chunk 
     return padded / WIDTH;
 }
 
-/* From scores to weights, row i of the tile, which is query `query`. */
-FVLM_INLINE void weigh(fvlm_packed_type type, const fvlm_packed_chunk *call, size_t i, size_t query, size_t blocks,
-                       struct scores *scores)
+/* Row i's weights e^(scale (score - largest)); gives their sum. */
+FVLM_INLINE float exponentials(fvlm_packed_type type, float scale, float largest, size_t i, size_t blocks,
+                               struct scores *scores)
 {
-    vf top = vf_set(-INFINITY), total = vf_zero();
-    for (size_t b = 0; b < blocks; b++)
-        for (size_t v = 0; v < WIDTH; v += VF_LANES)
-            top = vf_max(vf_load(scores->products[b] + i * WIDTH + v), top);
-    float largest = vf_largest(top), factor = 0;
-    if (!call->first) {
-        float before = call->largest[query];
-        largest = before > largest ? before : largest;
-        factor = expf(call->scale * (before - largest));
-    }
     /* e^x is 2^(x / ln 2). */
-    float scale = type == FVLM_PACKED_BF16 ? call->scale * 1.44269504f : call->scale;
-    vf per = vf_set(scale), offset = vf_set(-scale * largest);
+    float per_one = type == FVLM_PACKED_BF16 ? scale * 1.44269504f : scale;
+    vf per = vf_set(per_one), offset = vf_set(-per_one * largest), total = vf_zero();
     for (size_t b = 0; b < blocks; b++)
         for (size_t v = 0; v < WIDTH; v += VF_LANES) {
             size_t at = i * KEYS + b * WIDTH + v;
@@ -57,8 +47,49 @@ FVLM_INLINE void weigh(fvlm_packed_type type, const fvlm_packed_chunk *call, siz
             else
                 vf_store(scores->weights + at, weight);
         }
+    return vf_sum(total);
+}
+
+#if defined(__AVX512BF16__)
+/* The same in bf16, two vectors at a time; the sum is that of the rounded weights. */
+FVLM_INLINE float exponentials_bf16(float scale, float largest, size_t i, size_t blocks, struct scores *scores)
+{
+    float per_one = scale * 1.44269504f * 128;
+    vf per = vf_set(per_one), offset = vf_set(127 * 128 - per_one * largest), total = vf_zero();
+    vd ones = vd_set(0x3f803f80);
+    for (size_t b = 0; b < blocks; b++) {
+        const float *products = scores->products[b] + i * WIDTH;
+        vd weights =
+            vd_exp2_bf16(vf_fma(vf_load(products), per, offset), vf_fma(vf_load(products + VF_LANES), per, offset));
+        total = vd_dot_bf16(total, weights, ones);
+        vd_store((uint16_t *)scores->weights + i * KEYS + b * WIDTH, weights);
+    }
+    return vf_sum(total);
+}
+#endif
+
+/* From scores to weights, row i of the tile, which is query `query`. */
+FVLM_INLINE void weigh(fvlm_packed_type type, const fvlm_packed_chunk *call, size_t i, size_t query, size_t blocks,
+                       struct scores *scores)
+{
+    vf top = vf_set(-INFINITY);
+    for (size_t b = 0; b < blocks; b++)
+        for (size_t v = 0; v < WIDTH; v += VF_LANES)
+            top = vf_max(vf_load(scores->products[b] + i * WIDTH + v), top);
+    float largest = vf_largest(top), factor = 0, total;
+    if (!call->first) {
+        float before = call->largest[query];
+        largest = before > largest ? before : largest;
+        factor = before == largest ? 1 : expf(call->scale * (before - largest));
+    }
+#if defined(__AVX512BF16__)
+    if (type == FVLM_PACKED_BF16)
+        total = exponentials_bf16(call->scale, largest, i, blocks, scores);
+    else
+#endif
+        total = exponentials(type, call->scale, largest, i, blocks, scores);
     call->largest[query] = largest;
-    call->totals[query] = vf_sum(total) + (call->first ? 0 : call->totals[query] * factor);
+    call->totals[query] = total + (call->first ? 0 : call->totals[query] * factor);
     scores->factors[i] = factor;
 }
 
@@ -81,6 +112,7 @@ FVLM_INLINE void add_values(fvlm_packed_type type, const fvlm_packed_chunk *call
 FVLM_INLINE void attend_of(fvlm_packed_type type, const fvlm_packed_chunk *call)
 {
     struct scores scores;
+    dot_begin(type, call->queries, CHANNELS);
     for (size_t query = 0, rows; query < call->queries; query += rows) {
         rows = next_rows(call->queries - query);
         const uint8_t *q = call->q + query * CHANNELS * fvlm_packed_input_bytes(type);
@@ -89,6 +121,7 @@ FVLM_INLINE void attend_of(fvlm_packed_type type, const fvlm_packed_chunk *call)
             weigh(type, call, i, query + i, blocks, &scores);
         add_values(type, call, query, rows, blocks * WIDTH, &scores);
     }
+    dot_end();
 }
 
 void FVLM_FOR_ISA(fvlm_packed_attend)(const fvlm_packed_chunk *call)
@@ -96,5 +129,9 @@ void FVLM_FOR_ISA(fvlm_packed_attend)(const fvlm_packed_chunk *call)
     if (call->type == FVLM_PACKED_BF16)
         attend_of(FVLM_PACKED_BF16, call);
     else
+#if defined(DOT_TILES)
+        fvlm_packed_kernels_avx512bf16.attend(call);
+#else
         attend_of(FVLM_PACKED_FP32, call);
+#endif
 }

@@ -1,4 +1,5 @@
-/* The innermost loop of packed products: a tile of rows of activations by two vectors of a panel of weights. */
+/* The innermost loop of packed products: a tile of rows of activations by two vectors of a panel of weights. With
+ * AMX, products of bf16 and of integers are those of tiles.h. */
 #ifndef FVLM_KERNELS_VECTOR_PACKED_TILE_H
 #define FVLM_KERNELS_VECTOR_PACKED_TILE_H
 
@@ -6,10 +7,50 @@
 
 #include "kernels/packed_block.h"
 #include "kernels/vector/dot.h"
+#include "kernels/vector/tiles.h"
 
 enum { PANEL = FVLM_PACKED_PANEL, UNIT_BYTES = FVLM_PACKED_UNIT, VECTORS = 2, WIDTH = VECTORS * VF_LANES };
+#if defined(__AMX_TILE__)
+#define DOT_TILES 1
+enum { ROWS = TILES_ROWS, DOT_PLACES = 128 };
+#else
+enum { DOT_PLACES = 32 };
 /* Rows of a tile: 2 sums each, beside 2 vectors of weights and 1 of activations. */
 enum { ROWS = VF_REGISTERS == 32 ? 14 : 6 };
+#endif
+
+#if defined(DOT_TILES)
+
+/* Before the first `dot` of a thread: of up to `rows` rows, and `inputs` deep, or a multiple of 64 bytes. */
+FVLM_INLINE void dot_begin(fvlm_packed_type type, size_t rows, size_t inputs)
+{
+    size_t unit = fvlm_packed_unit(type);
+    tiles_begin(rows, (inputs + unit - 1) / unit);
+}
+
+/* After the last. */
+FVLM_INLINE void dot_end(void)
+{
+    tiles_end();
+}
+
+/* raw[rows, WIDTH], float32 or, for int8, int32: rows of x, `stride` bytes apart, with WIDTH columns of a panel,
+ * `inputs` deep. Not for float32. */
+FVLM_INLINE void dot(fvlm_packed_type type, size_t rows, const uint8_t *x, size_t stride, const uint8_t *w,
+                     size_t inputs, void *raw)
+{
+    size_t unit = fvlm_packed_unit(type);
+    tiles_multiply(type == FVLM_PACKED_INT8 ? TILES_U8_S8 : TILES_BF16, rows, x, stride, w, (inputs + unit - 1) / unit,
+                   raw);
+}
+
+#else
+
+FVLM_INLINE void dot_begin(fvlm_packed_type type, size_t rows, size_t inputs)
+{
+    (void)type, (void)rows, (void)inputs;
+}
+FVLM_INLINE void dot_end(void) {}
 
 /* The sums of a tile in registers; those of the other kind do not exist. */
 struct sums {
@@ -110,8 +151,10 @@ FVLM_INLINE void dot(fvlm_packed_type type, size_t rows, const uint8_t *x, size_
     }
 }
 
+#endif
+
 /* The tiles of a block divide its rows evenly: a tile of 13 rows takes 13/14 of the time of one of 14, but one of 2
- * rows waits for its own sums. */
+ * rows waits for its own sums. With AMX only a block of less than 16 rows has tiles of so few. */
 FVLM_INLINE size_t next_rows(size_t rows_left)
 {
     size_t tiles = (rows_left + ROWS - 1) / ROWS;

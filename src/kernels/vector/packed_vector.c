@@ -6,16 +6,18 @@
  */
 #include <string.h>
 
+#include "base/memory.h"
+
 #include "kernels/vector/interleave.h"
 #include "kernels/vector/packed_parts.h"
 #include "kernels/vector/packed_tile.h"
 #include "kernels/vector/vector_math.h"
 
 struct tile {
-    size_t row, rows;               /* of the block; at most ROWS */
-    size_t channel;                 /* the first of WIDTH */
-    float sums[ROWS * WIDTH];       /* raw sums; int8: those of slices before the last, scaled */
-    int32_t integers[ROWS * WIDTH]; /* int8: raw sums of the last slice */
+    size_t row, rows;                                    /* of the block; at most ROWS */
+    size_t channel;                                      /* the first of WIDTH */
+    _Alignas(FVLM_ALIGN) float sums[ROWS * WIDTH];       /* raw sums; int8: those of slices before the last, scaled */
+    _Alignas(FVLM_ALIGN) int32_t integers[ROWS * WIDTH]; /* int8: raw sums of the last slice */
 };
 
 /* What the integers of some channels and one slice are worth. */
@@ -102,65 +104,98 @@ FVLM_INLINE vf activate(fvlm_packed_type type, fvlm_activation activation, vf x)
     return near ? vf_gelu_near(x) : vf_activate(activation, x);
 }
 
-FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, const fvlm_packed_block *call,
+/* How many of vector v's channels the matrix has. */
+FVLM_INLINE size_t channels_of(const fvlm_packed_block *call, const struct tile *tile, int v)
+{
+    size_t channel = tile->channel + (size_t)v * VF_LANES, rows = call->w->rows;
+    return rows <= channel ? 0 : rows - channel < VF_LANES ? rows - channel : VF_LANES;
+}
+
+/* `whole`: the matrix has all channels of the tile. */
+FVLM_INLINE void finish(fvlm_packed_type type, fvlm_activation activation, bool whole, const fvlm_packed_block *call,
                         const struct tile *tile)
 {
     const fvlm_epilogue *epilogue = call->epilogue;
+    struct worth worth[VECTORS];
+    vf bias[VECTORS], scale[VECTORS];
+    size_t n[VECTORS];
+    FVLM_UNROLL
     for (int v = 0; v < VECTORS; v++) {
         size_t channel = tile->channel + (size_t)v * VF_LANES;
-        if (channel >= call->w->rows)
-            return;
-        size_t n = call->w->rows - channel < VF_LANES ? call->w->rows - channel : VF_LANES;
-        struct worth worth = last_worth(type, call, tile, v);
-        vf bias = load_channels(epilogue->bias, channel, n, 0), scale = load_channels(epilogue->scale, channel, n, 1);
-        size_t length = call->line > 0 ? call->line : call->rows, line = tile->row / length, place = tile->row % length;
-        for (size_t i = 0; i < tile->rows; i++) {
-            vf value = activate(type, activation, tile_sum(type, call, tile, worth, i, v, bias));
-            if (epilogue->residual)
-                value = vf_fma(
-                    value, scale,
-                    load_channels(epilogue->residual + line * call->line_stride + place * epilogue->residual_stride,
-                                  channel, n, 0));
+        n[v] = whole ? VF_LANES : channels_of(call, tile, v);
+        worth[v] = last_worth(type, call, tile, v);
+        bias[v] = load_channels(epilogue->bias, channel, n[v], 0);
+        scale[v] = load_channels(epilogue->scale, channel, n[v], 1);
+    }
+    size_t length = call->line > 0 ? call->line : call->rows, line = tile->row / length, place = tile->row % length;
+    const float *residual = epilogue->residual;
+    for (size_t i = 0; i < tile->rows; i++) {
+        size_t start = line * call->line_stride + tile->channel;
+        const float *from = residual ? residual + start + place * epilogue->residual_stride : NULL;
+        float *y = call->y + start + place * call->y_stride;
+        FVLM_UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            size_t at = (size_t)v * VF_LANES;
+            vf value = activate(type, activation, tile_sum(type, call, tile, worth[v], i, v, bias[v]));
+            if (residual)
+                value = vf_fma(value, scale[v], load_channels(from, at, n[v], 0));
             else
-                value = vf_mul(value, scale);
-            float *y = call->y + line * call->line_stride + place * call->y_stride + channel;
-            if (++place == length) {
-                place = 0;
-                line++;
-            }
-            if (n == VF_LANES)
-                vf_store(y, value);
+                value = vf_mul(value, scale[v]);
+            if (whole)
+                vf_store(y + at, value);
             else
-                vf_store_n(y, value, n);
+                vf_store_n(y + at, value, n[v]);
+        }
+        if (++place == length) {
+            place = 0;
+            line++;
         }
     }
+}
+
+/* Before a block's tiles; after them, dot_end. */
+FVLM_INLINE void begin(fvlm_packed_type type, const fvlm_packed_block *call)
+{
+    size_t first = call->slice * FVLM_PACKED_SLICE, end = first + call->slices * FVLM_PACKED_SLICE;
+    dot_begin(type, call->rows, (end < call->w->cols ? end : call->w->cols) - first);
 }
 
 FVLM_INLINE void block_of(fvlm_packed_type type, const fvlm_packed_block *call)
 {
     struct tile tile;
+    begin(type, call);
     for (size_t channel = call->first; channel < call->first + call->count; channel += WIDTH) {
         tile.channel = channel;
         for (tile.row = 0; tile.row < call->rows; tile.row += tile.rows) {
             tile.rows = next_rows(call->rows - tile.row);
             multiply(type, call, &tile);
-            if (call->epilogue->activation == FVLM_ACTIVATION_NONE)
-                finish(type, FVLM_ACTIVATION_NONE, call, &tile);
+            if (call->epilogue->activation != FVLM_ACTIVATION_NONE)
+                finish(type, call->epilogue->activation, false, call, &tile);
+            else if (channel + WIDTH <= call->w->rows)
+                finish(type, FVLM_ACTIVATION_NONE, true, call, &tile);
             else
-                finish(type, call->epilogue->activation, call, &tile);
+                finish(type, FVLM_ACTIVATION_NONE, false, call, &tile);
         }
     }
+    dot_end();
 }
 
 static void block(const fvlm_packed_block *call)
 {
     switch (call->w->type) {
+#if defined(DOT_TILES)
+    case FVLM_PACKED_FP32:
+    case FVLM_PACKED_FP32_BF16:
+        fvlm_packed_kernels_avx512bf16.block(call);
+        break;
+#else
     case FVLM_PACKED_FP32:
         block_of(FVLM_PACKED_FP32, call);
         break;
     case FVLM_PACKED_FP32_BF16:
         block_of(FVLM_PACKED_FP32_BF16, call);
         break;
+#endif
     case FVLM_PACKED_BF16:
         block_of(FVLM_PACKED_BF16, call);
         break;
@@ -176,6 +211,13 @@ FVLM_INLINE void round_row(const float *x, size_t cols, float low, float high, u
     float step = (high - low) / DOT_LEVELS;
     vf per = vf_set(step > 0 ? 1 / step : 0), offset = vf_set(step > 0 ? -low / step : 0);
     size_t k = 0;
+    for (; k + 4 * VF_LANES <= cols; k += 4 * VF_LANES) {
+        vf four[4];
+        FVLM_UNROLL
+        for (size_t i = 0; i < 4; i++)
+            four[i] = vf_fma(vf_load(x + k + i * VF_LANES), per, offset);
+        vf_store4_u8(to + k, four);
+    }
     for (; k + VF_LANES <= cols; k += VF_LANES)
         vf_store_u8(to + k, vf_fma(vf_load(x + k), per, offset));
     if (k < cols)
@@ -183,40 +225,46 @@ FVLM_INLINE void round_row(const float *x, size_t cols, float low, float high, u
     *scale = step;
 }
 
-/* GELU of one tile into `to`, at the block's own columns. int8: into y for now, with the row's maxima behind them. */
+/* GELU of one tile into `to`, at the block's own columns. int8: as floats into y, with the row's maxima behind them;
+ * there what a panel has behind the matrix is 0. */
 FVLM_INLINE void finish_hidden(fvlm_packed_type type, const fvlm_packed_block *call, const struct tile *tile,
                                const fvlm_packed_rows *to)
 {
+    size_t column = tile->channel - call->first;
+    struct worth worth[VECTORS];
+    vf bias[VECTORS];
+    FVLM_UNROLL
     for (int v = 0; v < VECTORS; v++) {
-        size_t channel = tile->channel + (size_t)v * VF_LANES, column = channel - call->first;
-        if (channel >= call->w->rows)
-            return;
-        size_t n = call->w->rows - channel < VF_LANES ? call->w->rows - channel : VF_LANES;
-        struct worth worth = last_worth(type, call, tile, v);
-        vf bias = load_channels(call->epilogue->bias, channel, n, 0);
-        for (size_t i = 0; i < tile->rows; i++) {
-            size_t row = tile->row + i;
-            vf value = activate(type, FVLM_ACTIVATION_GELU, tile_sum(type, call, tile, worth, i, v, bias));
-            void *out = to->data + row * to->stride;
-            if (fvlm_packed_is_fp32(type)) {
-                vf_store((float *)out + column, value);
-                continue;
-            }
-            if (type == FVLM_PACKED_BF16) {
-                vf_store_bf16((uint16_t *)out + column, value);
-                continue;
-            }
-            float *y = call->y + row * call->y_stride;
-            float *maxima = y + FVLM_PACKED_SLICE;
-            vf_store(y + column, value);
-            vf_store(maxima, vf_max(value, column == 0 ? vf_zero() : vf_load(maxima)));
+        worth[v] = last_worth(type, call, tile, v);
+        bias[v] =
+            load_channels(call->epilogue->bias, tile->channel + (size_t)v * VF_LANES, channels_of(call, tile, v), 0);
+    }
+    for (size_t i = 0; i < tile->rows; i++) {
+        size_t row = tile->row + i;
+        uint8_t *out = to->data + row * to->stride;
+        float *y = call->y + row * call->y_stride, *maxima = y + FVLM_PACKED_SLICE;
+        vf largest = type != FVLM_PACKED_INT8 || column == 0 ? vf_zero() : vf_load(maxima);
+        FVLM_UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            size_t at = column + (size_t)v * VF_LANES;
+            vf value = activate(type, FVLM_ACTIVATION_GELU, tile_sum(type, call, tile, worth[v], i, v, bias[v]));
+            if (fvlm_packed_is_fp32(type))
+                vf_store((float *)(void *)out + at, value);
+            else if (type == FVLM_PACKED_BF16)
+                vf_store_bf16((uint16_t *)(void *)out + at, value);
+            else
+                vf_store(y + at, value);
+            largest = vf_max(value, largest);
         }
+        if (type == FVLM_PACKED_INT8)
+            vf_store(maxima, largest);
     }
 }
 
 FVLM_INLINE void hidden_of(fvlm_packed_type type, const fvlm_packed_block *call, const fvlm_packed_rows *to)
 {
     struct tile tile;
+    begin(type, call);
     for (size_t channel = call->first; channel < call->first + call->count; channel += WIDTH) {
         tile.channel = channel;
         for (tile.row = 0; tile.row < call->rows; tile.row += tile.rows) {
@@ -225,6 +273,7 @@ FVLM_INLINE void hidden_of(fvlm_packed_type type, const fvlm_packed_block *call,
             finish_hidden(type, call, &tile, to);
         }
     }
+    dot_end();
     if (type != FVLM_PACKED_INT8)
         return;
     for (size_t row = 0; row < call->rows; row++) {
@@ -238,12 +287,19 @@ FVLM_INLINE void hidden_of(fvlm_packed_type type, const fvlm_packed_block *call,
 static void hidden(const fvlm_packed_block *call, const fvlm_packed_rows *to)
 {
     switch (call->w->type) {
+#if defined(DOT_TILES)
+    case FVLM_PACKED_FP32:
+    case FVLM_PACKED_FP32_BF16:
+        fvlm_packed_kernels_avx512bf16.hidden(call, to);
+        break;
+#else
     case FVLM_PACKED_FP32:
         hidden_of(FVLM_PACKED_FP32, call, to);
         break;
     case FVLM_PACKED_FP32_BF16:
         hidden_of(FVLM_PACKED_FP32_BF16, call, to);
         break;
+#endif
     case FVLM_PACKED_BF16:
         hidden_of(FVLM_PACKED_BF16, call, to);
         break;
@@ -334,6 +390,7 @@ static void round_weights(fvlm_packed_type type, const float *w, size_t cols, ui
 
 const fvlm_packed_kernels FVLM_FOR_ISA(fvlm_packed_kernels) = {.bf16 = DOT_BF16,
                                                                .levels = DOT_LEVELS,
+                                                               .places = DOT_PLACES,
                                                                .round = round_weights,
                                                                .interleave = interleave,
                                                                .prepare = prepare,

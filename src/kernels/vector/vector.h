@@ -52,6 +52,9 @@ FVLM_INLINE vf vf_load_twice(const float *p)
     return _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
 }
 FVLM_INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+/* The same past the caches, to memory that is aligned to a vector; vf_streamed() orders it before what follows. */
+FVLM_INLINE void vf_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
+FVLM_INLINE void vf_streamed(void) { _mm_sfence(); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n) { return _mm512_maskz_loadu_ps(vf_mask(n), p); }
 FVLM_INLINE void vf_store_n(float *p, vf a, size_t n) { _mm512_mask_storeu_ps(p, vf_mask(n), a); }
 FVLM_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
@@ -76,6 +79,11 @@ FVLM_INLINE vf vf_copysign(vf size, vf sign)
 FVLM_INLINE vf vf_select_less(vf a, vf b, vf x, vf y)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+/* table[32] at the lowest 5 bits of each lane of `index` */
+FVLM_INLINE vf vf_look_up(const float table[32], vf index)
+{
+    return _mm512_permutex2var_ps(vf_load(table), _mm512_castps_si512(index), vf_load(table + 16));
 }
 FVLM_INLINE float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
 FVLM_INLINE float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
@@ -525,6 +533,11 @@ FVLM_INLINE void vf_transpose(vf r[VF_LANES])
     r[3] = wasm_i64x2_shuffle(high, high2, 1, 3);
 }
 
+#endif
+
+#if !defined(__AVX512F__)
+FVLM_INLINE void vf_stream(float *p, vf a) { vf_store(p, a); }
+FVLM_INLINE void vf_streamed(void) {}
 #endif
 /* clang-format on */
 #endif
