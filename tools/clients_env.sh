@@ -7,8 +7,14 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=${1:-$here/../build-clients}
 list=$here/requirements-clients.txt
+# llama.cpp is built from source, for AVX2 on every machine: its AMX kernels end in a segmentation fault on some processors
+# (ggml-org/llama.cpp#20824).
+llama=llama-cpp-python==0.3.36
+llama_options="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON"
+[ "$(uname -m)" = x86_64 ] || llama_options=
+made_from=$(cat "$list" && echo "$llama $llama_options")
 
-if cmp -s "$list" "$folder/installed.txt"; then
+if [ "$made_from" = "$(cat "$folder/made_from.txt" 2>/dev/null)" ]; then
     exit 0
 fi
 rm -rf "$folder"
@@ -17,8 +23,8 @@ if ! /usr/bin/python3 -m venv "$folder" || ! "$folder/bin/pip" install --quiet -
     echo "the clients of tools/requirements-clients.txt could not be installed: tests/clients will be skipped" >&2
     exit 1
 fi
-# Built from source, which takes some minutes; a machine that needs a quarter of an hour goes without.
-if ! timeout 900 "$folder/bin/pip" install --quiet --disable-pip-version-check llama-cpp-python==0.3.36; then
+# Some minutes, and not from the cache, which knows no options; a machine that needs a quarter of an hour goes without.
+if ! CMAKE_ARGS=$llama_options timeout 900 "$folder/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir "$llama"; then
     echo "llama-cpp-python could not be built: the tests with llama.cpp will be skipped" >&2
 fi
-cp "$list" "$folder/installed.txt"
+echo "$made_from" >"$folder/made_from.txt"
