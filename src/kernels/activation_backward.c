@@ -104,7 +104,7 @@ static void run_scale_row(void *argument, size_t row, int thread)
 void fvlm_scale_channels(fvlm_pool *pool, const float *x, size_t m, size_t c, const float *scale, float *y)
 {
     struct scale_job job = {.x = x, .scale = scale, .dx = y, .c = c};
-    fvlm_pool_run(pool, m, run_scale_row, &job);
+    fvlm_pool_run_stretches(pool, m, 64, run_scale_row, &job);
 }
 
 /* dx = dy gelu'(x scale), the gradient of x scale. */
@@ -122,7 +122,7 @@ void fvlm_scale_gelu_backward(fvlm_pool *pool, const float *x, size_t m, size_t 
                               float *dx, float *dscale)
 {
     struct scale_job job = {.x = x, .scale = scale, .dy = dy, .dx = dx, .c = c};
-    fvlm_pool_run(pool, m, run_scale_gelu_row, &job);
+    fvlm_pool_run_stretches(pool, m, 64, run_scale_gelu_row, &job);
     fvlm_column_sums(pool, dx, c, x, c, m, c, dscale);
     fvlm_scale_channels(pool, dx, m, c, scale, dx);
 }

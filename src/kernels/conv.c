@@ -97,7 +97,27 @@ static void depthwise_inputs_row(const fvlm_depthwise *conv, const float *dy, si
     }
 }
 
-const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise, stem_row, depthwise_weights, depthwise_inputs_row};
+static void stem_weights(const fvlm_stem *conv, const uint8_t *x, const float *dy, size_t row, size_t first,
+                         size_t count, float *sums)
+{
+    size_t width = (conv->width + 1) / 2, top, bottom, left, right;
+    fvlm_conv_taps(row, 3, 2, conv->height, &top, &bottom);
+    for (size_t column = 0; column < width; column++) {
+        const float *gradient = dy + (row * width + column) * conv->channels + first;
+        fvlm_conv_taps(column, 3, 2, conv->width, &left, &right);
+        for (size_t i = top; i < bottom; i++)
+            for (size_t j = left; j < right; j++)
+                for (size_t colour = 0; colour < 3; colour++) {
+                    float in = (float)x[((2 * row + i - 1) * conv->width + 2 * column + j - 1) * 3 + colour] / 255.0f;
+                    float *sum = sums + (colour * 9 + i * 3 + j) * FVLM_CONV_CHANNELS;
+                    for (size_t c = 0; c < count; c++)
+                        sum[c] += in * gradient[c];
+                }
+    }
+}
+
+const fvlm_conv_kernels fvlm_conv_kernels_reference = {depthwise, stem_row, depthwise_weights, depthwise_inputs_row,
+                                                       stem_weights};
 
 const fvlm_conv_kernels *fvlm_conv_kernels_select(void)
 {
@@ -143,7 +163,7 @@ struct depthwise_job {
     const fvlm_depthwise *conv;
     const float *x;
     float *y;
-    size_t across; /* areas side by side */
+    size_t across, down; /* areas of a picture */
 };
 
 static size_t least(size_t a, size_t b)
@@ -158,26 +178,32 @@ static void depthwise_task(void *argument, size_t index, int thread)
     const fvlm_depthwise *conv = job->conv;
     size_t height = (conv->height + conv->stride - 1) / conv->stride,
            width = (conv->width + conv->stride - 1) / conv->stride;
-    size_t row = index / job->across * FVLM_AREA_ROWS, column = index % job->across * FVLM_AREA_COLUMNS;
-    job->kernels->depthwise(conv, job->x,
+    size_t picture = index / (job->across * job->down), down = index / job->across % job->down;
+    size_t row = down * FVLM_AREA_ROWS, column = index % job->across * FVLM_AREA_COLUMNS;
+    const float *x = job->x + picture * conv->height * conv->width * (conv->channels / conv->multiplier);
+    float *y = job->y + picture * height * width * conv->channels;
+    job->kernels->depthwise(conv, x,
                             &(fvlm_conv_area){.row = row,
                                               .rows = least(FVLM_AREA_ROWS, height - row),
                                               .column = column,
                                               .columns = least(FVLM_AREA_COLUMNS, width - column),
-                                              .y = job->y + (row * width + column) * conv->channels,
+                                              .y = y + (row * width + column) * conv->channels,
                                               .y_stride = conv->channels,
                                               .line_stride = width * conv->channels,
                                               .stream = height * width * conv->channels >= STREAMED});
 }
 
-void fvlm_depthwise_forward(fvlm_pool *pool, const fvlm_depthwise *conv, const float *x, float *y)
+void fvlm_depthwise_forward(fvlm_pool *pool, const fvlm_depthwise *conv, size_t pictures, const float *x, float *y)
 {
     size_t height = (conv->height + conv->stride - 1) / conv->stride,
            width = (conv->width + conv->stride - 1) / conv->stride;
-    struct depthwise_job job = {fvlm_conv_kernels_select(), conv, x, y,
-                                (width + FVLM_AREA_COLUMNS - 1) / FVLM_AREA_COLUMNS};
-    fvlm_pool_run_stretches(pool, (height + FVLM_AREA_ROWS - 1) / FVLM_AREA_ROWS * job.across, job.across,
-                            depthwise_task, &job);
+    struct depthwise_job job = {.kernels = fvlm_conv_kernels_select(),
+                                .conv = conv,
+                                .x = x,
+                                .y = y,
+                                .across = (width + FVLM_AREA_COLUMNS - 1) / FVLM_AREA_COLUMNS,
+                                .down = (height + FVLM_AREA_ROWS - 1) / FVLM_AREA_ROWS};
+    fvlm_pool_run_stretches(pool, pictures * job.down * job.across, job.across, depthwise_task, &job);
 }
 
 struct stem_job {
@@ -187,16 +213,19 @@ struct stem_job {
     float *y;
 };
 
-static void run_stem_row(void *argument, size_t row, int thread)
+static void run_stem_row(void *argument, size_t index, int thread)
 {
     (void)thread;
     const struct stem_job *job = argument;
-    size_t columns = (job->conv->width + 1) / 2;
-    job->kernels->stem_row(job->conv, job->x, row, 0, columns, job->y + row * columns * job->conv->channels);
+    const fvlm_stem *conv = job->conv;
+    size_t rows = (conv->height + 1) / 2, columns = (conv->width + 1) / 2;
+    job->kernels->stem_row(conv, job->x + index / rows * conv->height * conv->width * 3, index % rows, 0, columns,
+                           job->y + index * columns * conv->channels);
 }
 
-void fvlm_stem_forward(fvlm_pool *pool, const fvlm_stem *conv, const uint8_t *x, float *y)
+void fvlm_stem_forward(fvlm_pool *pool, const fvlm_stem *conv, size_t pictures, const uint8_t *x, float *y)
 {
     struct stem_job job = {fvlm_conv_kernels_select(), conv, x, y};
-    fvlm_pool_run(pool, (conv->height + 1) / 2, run_stem_row, &job);
+    size_t rows = (conv->height + 1) / 2;
+    fvlm_pool_run_stretches(pool, pictures * rows, pictures > 1 ? rows : 1, run_stem_row, &job);
 }

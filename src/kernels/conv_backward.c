@@ -1,14 +1,15 @@
-/* Backward passes of the convolutions.
+/* Backward passes of the convolutions, over all pictures of a batch.
  *
  * The gradient of x is a convolution itself, or takes a row of x a task and gathers from the rows of dy that saw it;
- * the gradient of the weights takes a run of channels a task over the whole picture, with that run's sums on the stack.
- * Neither depends on threads.
+ * the gradient of the weights takes a run of channels over a part of the pictures a task, with that run's sums on the
+ * stack, and adds up the parts afterwards. Neither depends on threads.
  */
 #include <string.h>
 
 #include "kernels/conv_body.h"
 
 #define MOST_TAPS 49
+#define MOST_PARTS 8
 
 static size_t least(size_t a, size_t b)
 {
@@ -16,9 +17,14 @@ static size_t least(size_t a, size_t b)
 }
 
 struct backward {
-    const fvlm_depthwise *conv;
+    const fvlm_depthwise *conv; /* or */
+    const fvlm_stem *stem;
+    size_t pictures;
     const float *x, *dy;
-    float *dx, *dweight;
+    const uint8_t *pixels; /* the stem's x */
+    float *dx;
+    size_t channels, taps, first, parts; /* runs of channels from `first` on, the pictures cut into so many parts */
+    float *sums;                         /* [runs, parts, taps, FVLM_CONV_CHANNELS] */
 };
 
 static size_t output_size(size_t size, size_t stride)
@@ -26,17 +32,30 @@ static size_t output_size(size_t size, size_t stride)
     return (size + stride - 1) / stride;
 }
 
-static void run_dx_row(void *argument, size_t row, int thread)
+/* Floats of a picture. */
+static size_t input_floats(const fvlm_depthwise *conv)
+{
+    return conv->height * conv->width * (conv->channels / conv->multiplier);
+}
+
+static size_t output_floats(const fvlm_depthwise *conv)
+{
+    return output_size(conv->height, conv->stride) * output_size(conv->width, conv->stride) * conv->channels;
+}
+
+static void run_dx_row(void *argument, size_t index, int thread)
 {
     (void)thread;
     const struct backward *job = argument;
     const fvlm_depthwise *conv = job->conv;
-    fvlm_conv_kernels_select()->depthwise_inputs_row(conv, job->dy, row,
-                                                     job->dx + row * conv->width * (conv->channels / conv->multiplier));
+    size_t picture = index / conv->height, row = index % conv->height;
+    fvlm_conv_kernels_select()->depthwise_inputs_row(conv, job->dy + picture * output_floats(conv), row,
+                                                     job->dx +
+                                                         index * conv->width * (conv->channels / conv->multiplier));
 }
 
 /* Where input and output have one size, dx is dy's convolution with the kernel turned round. */
-static void run_turned(fvlm_pool *pool, const fvlm_depthwise *conv, const float *dy, float *dx)
+static void run_turned(fvlm_pool *pool, const fvlm_depthwise *conv, size_t pictures, const float *dy, float *dx)
 {
     size_t taps = conv->kernel * conv->kernel, channels = conv->channels;
     float *turned = fvlm_pool_scratch(pool, 0);
@@ -46,87 +65,86 @@ static void run_turned(fvlm_pool *pool, const fvlm_depthwise *conv, const float 
     backward.weight = turned;
     backward.bias = NULL;
     backward.activation = FVLM_ACTIVATION_NONE;
-    fvlm_depthwise_forward(pool, &backward, dy, dx);
+    fvlm_depthwise_forward(pool, &backward, pictures, dy, dx);
 }
 
-void fvlm_depthwise_backward_x(fvlm_pool *pool, const fvlm_depthwise *conv, const float *dy, float *dx)
+void fvlm_depthwise_backward_x(fvlm_pool *pool, const fvlm_depthwise *conv, size_t pictures, const float *dy, float *dx)
 {
     size_t weights = conv->kernel * conv->kernel * conv->channels;
     if (conv->stride == 1 && conv->multiplier == 1 && weights <= FVLM_SCRATCH_BYTES / sizeof *dx) {
-        run_turned(pool, conv, dy, dx);
+        run_turned(pool, conv, pictures, dy, dx);
         return;
     }
     struct backward job = {.conv = conv, .dy = dy, .dx = dx};
-    fvlm_pool_run(pool, conv->height, run_dx_row, &job);
+    fvlm_pool_run_stretches(pool, pictures * conv->height, conv->height, run_dx_row, &job);
 }
 
+static size_t runs(size_t channels)
+{
+    return (channels + FVLM_CONV_CHANNELS - 1) / FVLM_CONV_CHANNELS;
+}
+
+/* A run of channels over a part of the pictures. */
 static void run_weights(void *argument, size_t index, int thread)
 {
     (void)thread;
     const struct backward *job = argument;
     const fvlm_depthwise *conv = job->conv;
-    size_t taps = conv->kernel * conv->kernel, height = output_size(conv->height, conv->stride);
-    size_t first = index * FVLM_CONV_CHANNELS, count = least(FVLM_CONV_CHANNELS, conv->channels - first);
-    float sums[MOST_TAPS * FVLM_CONV_CHANNELS] = {0};
-    for (size_t row = 0; row < height; row++) {
-        float row_sums[MOST_TAPS * FVLM_CONV_CHANNELS] = {0}; /* a picture's places are too many for one chain */
-        fvlm_conv_kernels_select()->depthwise_weights(conv, job->x, job->dy, row, first, count, row_sums);
-        for (size_t i = 0; i < taps * FVLM_CONV_CHANNELS; i++)
-            sums[i] += row_sums[i];
-    }
-    for (size_t tap = 0; tap < taps; tap++)
-        for (size_t c = 0; c < count; c++)
-            job->dweight[(first + c) * taps + tap] += sums[tap * FVLM_CONV_CHANNELS + c];
-}
-
-void fvlm_depthwise_backward_w(fvlm_pool *pool, const fvlm_depthwise *conv, const float *x, const float *dy,
-                               float *dweight)
-{
-    struct backward job = {.conv = conv, .x = x, .dy = dy, .dweight = dweight};
-    fvlm_pool_run(pool, (conv->channels + FVLM_CONV_CHANNELS - 1) / FVLM_CONV_CHANNELS, run_weights, &job);
-}
-
-struct stem_backward {
-    const fvlm_stem *conv;
-    const uint8_t *x;
-    const float *dy;
-    float *dweight;
-};
-
-static void run_stem_weights(void *argument, size_t index, int thread)
-{
-    (void)thread;
-    const struct stem_backward *job = argument;
-    const fvlm_stem *conv = job->conv;
-    size_t width = output_size(conv->width, 2), first = index * FVLM_CONV_CHANNELS, top, bottom, left, right;
-    size_t count = least(FVLM_CONV_CHANNELS, conv->channels - first);
-    float sums[27 * FVLM_CONV_CHANNELS] = {0};
-    for (size_t row = 0; row < output_size(conv->height, 2); row++) {
-        fvlm_conv_taps(row, 3, 2, conv->height, &top, &bottom);
-        float row_sums[27 * FVLM_CONV_CHANNELS] = {0};
-        for (size_t column = 0; column < width; column++) {
-            const float *dy = job->dy + (row * width + column) * conv->channels + first;
-            fvlm_conv_taps(column, 3, 2, conv->width, &left, &right);
-            for (size_t i = top; i < bottom; i++)
-                for (size_t j = left; j < right; j++)
-                    for (size_t colour = 0; colour < 3; colour++) {
-                        size_t at = ((2 * row + i - 1) * conv->width + 2 * column + j - 1) * 3 + colour;
-                        float in = (float)job->x[at] / 255.0f,
-                              *sum = row_sums + (colour * 9 + i * 3 + j) * FVLM_CONV_CHANNELS;
-                        for (size_t c = 0; c < count; c++)
-                            sum[c] += in * dy[c];
-                    }
+    const fvlm_stem *stem = job->stem;
+    size_t height = conv ? output_size(conv->height, conv->stride) : output_size(stem->height, 2);
+    size_t first = (job->first + index / job->parts) * FVLM_CONV_CHANNELS, part = index % job->parts;
+    size_t count = least(FVLM_CONV_CHANNELS, job->channels - first), floats = job->taps * FVLM_CONV_CHANNELS;
+    float *sums = job->sums + index * floats;
+    memset(sums, 0, floats * sizeof *sums);
+    for (size_t i = part * job->pictures / job->parts; i < (part + 1) * job->pictures / job->parts; i++)
+        for (size_t row = 0; row < height; row++) {
+            float row_sums[MOST_TAPS * FVLM_CONV_CHANNELS] = {0}; /* a picture's places are too many for one chain */
+            if (conv)
+                fvlm_conv_kernels_select()->depthwise_weights(conv, job->x + i * input_floats(conv),
+                                                              job->dy + i * output_floats(conv), row, first, count,
+                                                              row_sums);
+            else
+                fvlm_conv_kernels_select()->stem_weights(
+                    stem, job->pixels + i * stem->height * stem->width * 3,
+                    job->dy + i * height * output_size(stem->width, 2) * job->channels, row, first, count, row_sums);
+            for (size_t k = 0; k < floats; k++)
+                sums[k] += row_sums[k];
         }
-        for (size_t i = 0; i < 27 * FVLM_CONV_CHANNELS; i++)
-            sums[i] += row_sums[i];
-    }
-    for (size_t tap = 0; tap < 27; tap++)
-        for (size_t c = 0; c < count; c++)
-            job->dweight[(first + c) * 27 + tap] += sums[tap * FVLM_CONV_CHANNELS + c];
 }
 
-void fvlm_stem_backward_w(fvlm_pool *pool, const fvlm_stem *conv, const uint8_t *x, const float *dy, float *dweight)
+static void add_weights(fvlm_pool *pool, struct backward *job, float *dweight)
 {
-    struct stem_backward job = {conv, x, dy, dweight};
-    fvlm_pool_run(pool, (conv->channels + FVLM_CONV_CHANNELS - 1) / FVLM_CONV_CHANNELS, run_stem_weights, &job);
+    size_t floats = job->taps * FVLM_CONV_CHANNELS, most = FVLM_SCRATCH_BYTES / sizeof *job->sums / floats;
+    job->sums = fvlm_pool_scratch(pool, 0);
+    for (size_t all = runs(job->channels), count; job->first < all; job->first += count) {
+        count = least(most, all - job->first);
+        job->parts = least(least(job->pictures, MOST_PARTS), most / count);
+        fvlm_pool_run(pool, count * job->parts, run_weights, job);
+        size_t end = least((job->first + count) * FVLM_CONV_CHANNELS, job->channels);
+        for (size_t c = job->first * FVLM_CONV_CHANNELS; c < end; c++) {
+            const float *sums = job->sums + (c / FVLM_CONV_CHANNELS - job->first) * job->parts * floats;
+            for (size_t i = 0; i < job->parts * job->taps; i++)
+                dweight[c * job->taps + i % job->taps] += sums[i * FVLM_CONV_CHANNELS + c % FVLM_CONV_CHANNELS];
+        }
+    }
+}
+
+void fvlm_depthwise_backward_w(fvlm_pool *pool, const fvlm_depthwise *conv, size_t pictures, const float *x,
+                               const float *dy, float *dweight)
+{
+    struct backward job = {.conv = conv,
+                           .pictures = pictures,
+                           .x = x,
+                           .dy = dy,
+                           .channels = conv->channels,
+                           .taps = conv->kernel * conv->kernel};
+    add_weights(pool, &job, dweight);
+}
+
+void fvlm_stem_backward_w(fvlm_pool *pool, const fvlm_stem *conv, size_t pictures, const uint8_t *x, const float *dy,
+                          float *dweight)
+{
+    struct backward job = {
+        .stem = conv, .pictures = pictures, .pixels = x, .dy = dy, .channels = conv->channels, .taps = 27};
+    add_weights(pool, &job, dweight);
 }

@@ -30,6 +30,9 @@ typedef struct fvlm_conv_kernels {
                               size_t count, float *sums);
     /* dx[width, inputs] = the gradient of input row `row`, of which dy is that of the whole output. */
     void (*depthwise_inputs_row)(const fvlm_depthwise *conv, const float *dy, size_t row, float *dx);
+    /* As depthwise_weights: sums[27, FVLM_CONV_CHANNELS], whose rows are in the order of stored weights. */
+    void (*stem_weights)(const fvlm_stem *conv, const uint8_t *x, const float *dy, size_t row, size_t first,
+                         size_t count, float *sums);
 } fvlm_conv_kernels;
 
 /* Channels of a task of the weights' gradients: two cache lines of each place. */

@@ -15,7 +15,12 @@
 #define COLUMNS 256
 #define DEPTH 512
 #define ROWS 256
-#define STRIP 32 /* columns that are unpacked together: a multiple of any panel, a divisor of any group */
+#define STRIP 32            /* columns that are unpacked together: a multiple of any panel, a divisor of any group */
+#define TURNED (DEPTH + 16) /* floats from row to row: lines of one column do not share a set of the cache */
+/* A gradient of W with fewer tasks is cut along its depth, too. What the parts come to lies behind the first thread's
+ * panels and block. */
+#define TASKS 8
+#define PARTS_FLOATS (FVLM_SCRATCH_BYTES / sizeof(float) - COLUMNS * DEPTH - ROWS * TURNED)
 
 struct backward {
     const fvlm_gemm_kernels *kernels;
@@ -24,8 +29,8 @@ struct backward {
     const float *dy, *x;
     size_t dy_stride, x_stride;
     size_t rows, columns, depth; /* of the product */
-    size_t column_tasks;
-    float *out;
+    size_t column_tasks, parts;
+    float *out; /* parts > 1: [parts, rows, columns] */
     size_t out_stride;
     bool add;
 };
@@ -61,33 +66,39 @@ static void panels_of_weights(const struct backward *job, size_t first, size_t d
     }
 }
 
-/* turned[columns, depth] = dy[first .. first + depth, column .. column + columns] on its side. */
+/* turned[columns, TURNED] = dy[first .. first + depth, column .. column + columns] on its side. */
 static void turn(const struct backward *job, size_t first, size_t depth, size_t column, size_t columns, float *turned)
 {
-    enum { SQUARE = 16 };
-    for (size_t i = 0; i < depth; i += SQUARE)
-        for (size_t j = 0; j < columns; j += SQUARE)
-            for (size_t r = i; r < least(i + SQUARE, depth); r++) {
-                const float *from = job->dy + (first + r) * job->dy_stride + column;
-                for (size_t c = j; c < least(j + SQUARE, columns); c++)
-                    turned[c * depth + r] = from[c];
-            }
+    fvlm_matrix dy = {.type = FVLM_F32, .rows = job->depth, .cols = job->dy_stride, .data = job->dy};
+    size_t panel = job->kernels->panel;
+    float square[STRIP * STRIP];
+    for (size_t r = 0; r < depth; r += panel)
+        for (size_t c = 0; c < columns; c += STRIP) {
+            size_t count = least(panel, depth - r), width = least(STRIP, columns - c);
+            job->kernels->unpack(&dy, first + r, count, column + c, width, square);
+            for (size_t i = 0; i < width; i++)
+                memcpy(turned + (c + i) * TURNED + r, square + i * panel, count * sizeof *square);
+        }
 }
 
 static void run_task(void *argument, size_t index, int thread)
 {
     const struct backward *job = argument;
-    size_t row = index / job->column_tasks * ROWS, column = index % job->column_tasks * COLUMNS;
+    size_t part = index % job->parts, blocks = (job->depth + DEPTH - 1) / DEPTH;
+    size_t from = part * blocks / job->parts * DEPTH;
+    size_t end = least((part + 1) * blocks / job->parts * DEPTH, job->depth);
+    size_t row = index / job->parts / job->column_tasks * ROWS;
+    size_t column = index / job->parts % job->column_tasks * COLUMNS;
     size_t rows = least(ROWS, job->rows - row), columns = least(COLUMNS, job->columns - column);
     float *panels = fvlm_pool_scratch(job->pool, thread), *turned = panels + COLUMNS * DEPTH;
-    float *out = job->out + row * job->out_stride + column;
-    for (size_t k = 0; k < job->depth; k += DEPTH) {
-        size_t depth = least(DEPTH, job->depth - k);
+    float *out = job->out + (part * job->rows + row) * job->out_stride + column;
+    for (size_t k = from; k < end; k += DEPTH) {
+        size_t depth = least(DEPTH, end - k);
         fvlm_gemm_block block = {.m = rows,
                                  .n = columns,
                                  .k = depth,
                                  .panels = panels,
-                                 .sum = job->add || k > 0 ? out : NULL,
+                                 .sum = job->add || k > from ? out : NULL,
                                  .sum_stride = job->out_stride,
                                  .y = out,
                                  .y_stride = job->out_stride};
@@ -100,7 +111,7 @@ static void run_task(void *argument, size_t index, int thread)
                                           columns, panels);
             turn(job, k, depth, row, rows, turned);
             block.x = turned;
-            block.x_stride = depth;
+            block.x_stride = TURNED;
         }
         job->kernels->block(&block);
     }
@@ -111,7 +122,17 @@ static void run(fvlm_pool *pool, struct backward *job)
     job->kernels = fvlm_gemm_kernels_select();
     job->pool = pool;
     job->column_tasks = (job->columns + COLUMNS - 1) / COLUMNS;
-    fvlm_pool_run(pool, (job->rows + ROWS - 1) / ROWS * job->column_tasks, run_task, job);
+    fvlm_pool_run(pool, (job->rows + ROWS - 1) / ROWS * job->column_tasks * job->parts, run_task, job);
+}
+
+/* Into how many parts the depth is cut; at least 1. */
+static size_t count_parts(size_t rows, size_t columns, size_t depth)
+{
+    size_t tasks = ((rows + ROWS - 1) / ROWS) * ((columns + COLUMNS - 1) / COLUMNS);
+    if (tasks >= TASKS)
+        return 1;
+    size_t parts = least(TASKS / tasks, (depth + DEPTH - 1) / DEPTH), fit = PARTS_FLOATS / (rows * columns);
+    return least(parts, fit) > 1 ? least(parts, fit) : 1;
 }
 
 void fvlm_linear_backward_x(fvlm_pool *pool, const fvlm_matrix *w, const float *dy, size_t m, size_t dy_stride,
@@ -136,6 +157,7 @@ void fvlm_linear_backward_x(fvlm_pool *pool, const fvlm_matrix *w, const float *
                            .columns = w->cols,
                            .depth = w->rows,
                            .out = dx,
+                           .parts = 1,
                            .out_stride = dx_stride,
                            .add = add};
     run(pool, &job);
@@ -158,6 +180,10 @@ void fvlm_linear_backward_w(fvlm_pool *pool, fvlm_dtype inputs, const float *dy,
                                                             .add = true});
         return;
     }
+    if (m == 0 || rows == 0 || cols == 0)
+        return;
+    size_t parts = count_parts(rows, cols, m);
+    float *sums = parts > 1 ? (float *)fvlm_pool_scratch(pool, 0) + COLUMNS * DEPTH + ROWS * TURNED : dw;
     struct backward job = {.dy = dy,
                            .dy_stride = dy_stride,
                            .x = x,
@@ -165,10 +191,14 @@ void fvlm_linear_backward_w(fvlm_pool *pool, fvlm_dtype inputs, const float *dy,
                            .rows = rows,
                            .columns = cols,
                            .depth = m,
-                           .out = dw,
+                           .parts = parts,
+                           .out = sums,
                            .out_stride = cols,
-                           .add = true};
+                           .add = parts == 1};
     run(pool, &job);
+    for (size_t i = 0; i < rows * cols && parts > 1; i++)
+        for (size_t part = 0; part < parts; part++)
+            dw[i] += sums[part * rows * cols + i];
 }
 
 /* Sums of columns. */
@@ -180,12 +210,21 @@ struct column_sums {
 
 static void add_columns(const void *argument, size_t first, size_t rows, double *sums)
 {
+    enum { ROWS_TOGETHER = 8, COLUMNS_TOGETHER = 256 }; /* that are summed as floats */
     const struct column_sums *job = argument;
-    for (size_t i = first; i < first + rows; i++) {
-        const float *a = job->a + i * job->a_stride, *b = job->b ? job->b + i * job->b_stride : NULL;
-        for (size_t k = 0; k < job->c; k++)
-            sums[k] += b ? (double)(a[k] * b[k]) : (double)a[k];
-    }
+    for (size_t i = first; i < first + rows; i += ROWS_TOGETHER)
+        for (size_t k = 0; k < job->c; k += COLUMNS_TOGETHER) {
+            float some[COLUMNS_TOGETHER] = {0};
+            size_t count = least(COLUMNS_TOGETHER, job->c - k);
+            for (size_t row = i; row < least(i + ROWS_TOGETHER, first + rows); row++) {
+                const float *a = job->a + row * job->a_stride + k;
+                const float *b = job->b ? job->b + row * job->b_stride + k : NULL;
+                for (size_t n = 0; n < count; n++)
+                    some[n] += b ? a[n] * b[n] : a[n];
+            }
+            for (size_t n = 0; n < count; n++)
+                sums[k + n] += (double)some[n];
+        }
 }
 
 void fvlm_column_sums(fvlm_pool *pool, const float *a, size_t a_stride, const float *b, size_t b_stride, size_t m,

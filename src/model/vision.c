@@ -365,7 +365,7 @@ static void run_depthwise(const struct pass *pass, const struct depthwise *conv,
                           fvlm_activation activation, const float *x, float *y)
 {
     fvlm_depthwise shape = depthwise_shape(conv, side, activation);
-    fvlm_depthwise_forward(pass->pool, &shape, x, y);
+    fvlm_depthwise_forward(pass->pool, &shape, 1, x, y);
 }
 
 static void run_linear(const struct pass *pass, const struct linear *linear, const float *x, size_t rows, float *y,

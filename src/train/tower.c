@@ -369,12 +369,9 @@ static fvlm_depthwise shape_of(const struct conv *conv, size_t side)
 
 static void conv_forward(const fvlm_tower_pass *pass, const struct conv *conv, size_t side, const float *x, float *y)
 {
-    size_t out = (side + conv->stride - 1) / conv->stride;
     fvlm_depthwise_pack(conv->weight->value, conv->channels, conv->kernel, NULL, conv->packed);
     fvlm_depthwise shape = shape_of(conv, side);
-    for (size_t i = 0; i < pass->pictures; i++)
-        fvlm_depthwise_forward(pass->pool, &shape, x + i * side * side * conv->channels / conv->multiplier,
-                               y + i * out * out * conv->channels);
+    fvlm_depthwise_forward(pass->pool, &shape, pass->pictures, x, y);
 }
 
 /* dx is written. */
@@ -383,11 +380,8 @@ static void conv_backward(const fvlm_tower_pass *pass, const struct conv *conv, 
 {
     size_t out = (side + conv->stride - 1) / conv->stride;
     fvlm_depthwise shape = shape_of(conv, side);
-    for (size_t i = 0; i < pass->pictures; i++) {
-        size_t input = i * side * side * conv->channels / conv->multiplier, output = i * out * out * conv->channels;
-        fvlm_depthwise_backward_w(pass->pool, &shape, x + input, dy + output, conv->weight->gradient);
-        fvlm_depthwise_backward_x(pass->pool, &shape, dy + output, dx + input);
-    }
+    fvlm_depthwise_backward_w(pass->pool, &shape, pass->pictures, x, dy, conv->weight->gradient);
+    fvlm_depthwise_backward_x(pass->pool, &shape, pass->pictures, dy, dx);
     if (conv->bias)
         fvlm_column_sums(pass->pool, dy, conv->channels, NULL, 0, pass->pictures * out * out, conv->channels,
                          conv->bias->gradient);
@@ -546,8 +540,7 @@ static void stem_forward(const fvlm_tower_pass *pass, const struct node *node, c
     size_t half = side / 2 * (side / 2) * node->channels;
     fvlm_stem_pack(node->stem.weight->value, node->channels, node->stem.packed);
     fvlm_stem stem = stem_of(node, side);
-    for (size_t i = 0; i < pass->pictures; i++)
-        fvlm_stem_forward(pass->pool, &stem, pass->pixels + i * side * side * 3, kept->first + i * half);
+    fvlm_stem_forward(pass->pool, &stem, pass->pictures, pass->pixels, kept->first);
     fvlm_activate_forward(pass->pool, FVLM_ACTIVATION_GELU, kept->first, pass->pictures * half, kept->first_gelu);
     shrink_forward(pass, node, kept, side / 2, kept->first_gelu, y);
 }
@@ -560,9 +553,7 @@ static void stem_backward(const fvlm_tower_pass *pass, const struct buffers *b, 
     shrink_backward(pass, b, node, kept, side / 2, kept->first_gelu, dy, dfirst);
     fvlm_activate_backward(pass->pool, FVLM_ACTIVATION_GELU, kept->first, dfirst, pass->pictures * half, dfirst);
     fvlm_stem stem = stem_of(node, side);
-    for (size_t i = 0; i < pass->pictures; i++)
-        fvlm_stem_backward_w(pass->pool, &stem, pass->pixels + i * side * side * 3, dfirst + i * half,
-                             node->stem.weight->gradient);
+    fvlm_stem_backward_w(pass->pool, &stem, pass->pictures, pass->pixels, dfirst, node->stem.weight->gradient);
     fvlm_column_sums(pass->pool, dfirst, node->channels, NULL, 0, pass->pictures * pixels, node->channels,
                      node->stem.bias->gradient);
 }

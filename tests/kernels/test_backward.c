@@ -348,14 +348,14 @@ struct conv_case {
     fvlm_stem stem;
     uint8_t *bytes;
     float *stored, *packed, *x, *y, *weights;
-    size_t outputs;
+    size_t pictures, outputs;
 };
 
 static double depthwise_loss(void *context)
 {
     struct conv_case *c = context;
     fvlm_depthwise_pack(c->stored, c->conv.channels, c->conv.kernel, NULL, c->packed);
-    fvlm_depthwise_forward(harness_pool(1), &c->conv, c->x, c->y);
+    fvlm_depthwise_forward(harness_pool(1), &c->conv, c->pictures, c->x, c->y);
     return weighted(c->y, c->weights, c->outputs);
 }
 
@@ -363,7 +363,7 @@ static double stem_loss(void *context)
 {
     struct conv_case *c = context;
     fvlm_stem_pack(c->stored, c->stem.channels, c->packed);
-    fvlm_stem_forward(harness_pool(1), &c->stem, c->bytes, c->y);
+    fvlm_stem_forward(harness_pool(1), &c->stem, c->pictures, c->bytes, c->y);
     return weighted(c->y, c->weights, c->outputs);
 }
 
@@ -371,10 +371,12 @@ static void check_depthwise(void)
 {
     size_t kernel = harness_random() % 2 ? 3 : 7, stride = harness_between(1, 2), multiplier = harness_between(1, 2);
     size_t inputs = harness_between(1, 40), channels = inputs * multiplier;
-    size_t height = harness_between(1, 12), width = harness_between(1, 12);
+    size_t height = harness_between(1, 12), width = harness_between(1, harness_random() % 2 ? 12 : 40);
+    size_t pictures = harness_between(1, 3), floats = pictures * height * width * inputs;
     struct conv_case c = {.stored = harness_floats(channels * kernel * kernel, 1),
                           .packed = harness_output(channels * kernel * kernel),
-                          .x = harness_floats(height * width * inputs, 1)};
+                          .x = harness_floats(floats, 1),
+                          .pictures = pictures};
     c.conv = (fvlm_depthwise){.height = height,
                               .width = width,
                               .channels = channels,
@@ -382,16 +384,16 @@ static void check_depthwise(void)
                               .kernel = kernel,
                               .stride = stride,
                               .weight = c.packed};
-    c.outputs = (height + stride - 1) / stride * ((width + stride - 1) / stride) * channels;
+    c.outputs = pictures * ((height + stride - 1) / stride) * ((width + stride - 1) / stride) * channels;
     c.y = harness_output(c.outputs);
     c.weights = harness_floats(c.outputs, 1);
     depthwise_loss(&c); /* packs the weights */
     HARNESS_LEVELS(level)
     {
-        float *dx = harness_output(height * width * inputs), *dw = zeros(channels * kernel * kernel);
-        fvlm_depthwise_backward_x(harness_pool(3), &c.conv, c.weights, dx);
-        fvlm_depthwise_backward_w(harness_pool(3), &c.conv, c.x, c.weights, dw);
-        check_slope("depthwise x", depthwise_loss, &c, c.x, dx, height * width * inputs);
+        float *dx = harness_output(floats), *dw = zeros(channels * kernel * kernel);
+        fvlm_depthwise_backward_x(harness_pool(3), &c.conv, pictures, c.weights, dx);
+        fvlm_depthwise_backward_w(harness_pool(3), &c.conv, pictures, c.x, c.weights, dw);
+        check_slope("depthwise x", depthwise_loss, &c, c.x, dx, floats);
         check_slope("depthwise w", depthwise_loss, &c, c.stored, dw, channels * kernel * kernel);
         depthwise_loss(&c);
     }
@@ -399,22 +401,24 @@ static void check_depthwise(void)
 
 static void check_stem(void)
 {
-    size_t height = harness_between(1, 15), width = harness_between(1, 15), channels = harness_between(1, 40);
-    struct conv_case c = {.bytes = harness_bytes(height * width * 3),
+    size_t height = harness_between(1, 15), width = harness_between(1, 25), channels = harness_between(1, 40);
+    size_t pictures = harness_between(1, 3);
+    struct conv_case c = {.bytes = harness_bytes(pictures * height * width * 3),
                           .stored = harness_floats(channels * 27, 1),
-                          .packed = harness_output(channels * 27)};
+                          .packed = harness_output(channels * 27),
+                          .pictures = pictures};
     c.stem = (fvlm_stem){.height = height,
                          .width = width,
                          .channels = channels,
                          .weight = c.packed,
                          .bias = harness_floats(channels, 1)};
-    c.outputs = (height + 1) / 2 * ((width + 1) / 2) * channels;
+    c.outputs = pictures * ((height + 1) / 2) * ((width + 1) / 2) * channels;
     c.y = harness_output(c.outputs);
     c.weights = harness_floats(c.outputs, 1);
     HARNESS_LEVELS(level)
     {
         float *dw = zeros(channels * 27);
-        fvlm_stem_backward_w(harness_pool(3), &c.stem, c.bytes, c.weights, dw);
+        fvlm_stem_backward_w(harness_pool(3), &c.stem, pictures, c.bytes, c.weights, dw);
         check_slope("stem w", stem_loss, &c, c.stored, dw, channels * 27);
     }
 }

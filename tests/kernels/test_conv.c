@@ -76,8 +76,8 @@ static void check_depthwise_case(size_t kernel, size_t stride, size_t multiplier
     {
         for (size_t i = 0; i < count; i++)
             y[i] = again[i] = INFINITY;
-        fvlm_depthwise_forward(harness_pool(1), &conv, x, y);
-        fvlm_depthwise_forward(harness_pool(3), &conv, x, again);
+        fvlm_depthwise_forward(harness_pool(1), &conv, 1, x, y);
+        fvlm_depthwise_forward(harness_pool(3), &conv, 1, x, again);
         harness_near(what, expected, y, count, (harness_tolerance){1e-5, 1e-5});
         harness_near("3 threads", y, again, count, (harness_tolerance){0, 0});
     }
@@ -176,8 +176,8 @@ static void check_stem(void)
     {
         for (size_t i = 0; i < count; i++)
             y[i] = again[i] = NAN;
-        fvlm_stem_forward(harness_pool(1), &conv, x, y);
-        fvlm_stem_forward(harness_pool(3), &conv, x, again);
+        fvlm_stem_forward(harness_pool(1), &conv, 1, x, y);
+        fvlm_stem_forward(harness_pool(3), &conv, 1, x, again);
         harness_near(what, expected, y, count, (harness_tolerance){1e-5, 1e-5});
         harness_near("3 threads", y, again, count, (harness_tolerance){0, 0});
     }
@@ -194,13 +194,13 @@ struct bench {
 static void run_depthwise(void *argument)
 {
     struct bench *bench = argument;
-    fvlm_depthwise_forward(bench->pool, &bench->depthwise, bench->x, bench->y);
+    fvlm_depthwise_forward(bench->pool, &bench->depthwise, 1, bench->x, bench->y);
 }
 
 static void run_stem(void *argument)
 {
     struct bench *bench = argument;
-    fvlm_stem_forward(bench->pool, &bench->stem, bench->x, bench->y);
+    fvlm_stem_forward(bench->pool, &bench->stem, 1, bench->x, bench->y);
 }
 
 static void bench_levels(const char *what, double flops, void (*run)(void *), struct bench *bench)

@@ -449,8 +449,8 @@ static void check_stem(void)
     {
         for (size_t t = 0; t < TYPES; t++) {
             stem.linear = pack(types[t], outputs, channels, weights, 1, memory);
-            fvlm_stem_forward(harness_pool(1), &stem.conv, x, first);
-            fvlm_depthwise_forward(harness_pool(1), &stem.depthwise, first, second);
+            fvlm_stem_forward(harness_pool(1), &stem.conv, 1, x, first);
+            fvlm_depthwise_forward(harness_pool(1), &stem.depthwise, 1, first, second);
             fvlm_packed_linear(harness_pool(1), &stem.linear, second, places, channels, expected, outputs, &epilogue);
             for (size_t i = 0; i < places * outputs; i++)
                 y[i] = NAN;

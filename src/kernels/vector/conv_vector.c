@@ -20,6 +20,7 @@
 #define PIXELS 6
 #endif
 #define FEW_PIXELS 2
+#define PLACES 8 /* whose gradients are computed together */
 
 #define CACHE_LINE 16 /* floats */
 #define PREFETCHED 64 /* input channels that are fetched together */
@@ -304,36 +305,110 @@ static void depthwise_weights(const fvlm_depthwise *conv, const float *x, const 
     }
 }
 
-/* What an input place is read by, over channels [c, c + n) of the output, in a register. */
-static void depthwise_inputs_row(const fvlm_depthwise *conv, const float *dy, size_t row, float *dx)
+/* The gradients of some input places, `stride` apart from `column` on, which the same taps [left, right) read: channels
+ * [c, c + n) of the output. dx points to the first place. */
+FVLM_INLINE void inputs_places(const fvlm_depthwise *conv, const float *dy, size_t row, size_t column, size_t left,
+                               size_t right, size_t c, size_t n, size_t places, float *dx)
 {
     size_t kernel = conv->kernel, stride = conv->stride, pad = kernel / 2, channels = conv->channels;
     size_t height = (conv->height + stride - 1) / stride, width = (conv->width + stride - 1) / stride;
-    size_t multiplier = conv->multiplier, top, bottom, left, right;
+    size_t inputs = channels / conv->multiplier, top, bottom;
+    vf sum[PLACES];
+    FVLM_UNROLL
+    for (size_t p = 0; p < places; p++)
+        sum[p] = vf_zero();
     fvlm_conv_readers(row, kernel, stride, height, &top, &bottom);
-    for (size_t column = 0; column < conv->width; column++, dx += channels / multiplier) {
-        fvlm_conv_readers(column, kernel, stride, width, &left, &right);
-        for (size_t c = 0; c < channels; c += VF_LANES) {
-            size_t n = channels - c < VF_LANES ? channels - c : VF_LANES;
-            vf sum = vf_zero();
-            for (size_t i = top; i < bottom; i += stride) {
-                const float *gradients = dy + (row + pad - i) / stride * width * channels + c;
-                const float *weights = conv->weight + i * kernel * channels + c;
-                for (size_t j = left; j < right; j += stride)
-                    sum = vf_fma(vf_load_n(gradients + (column + pad - j) / stride * channels, n),
-                                 vf_load_n(weights + j * channels, n), sum);
+    for (size_t i = top; i < bottom; i += stride)
+        for (size_t j = left; j < right; j += stride) {
+            const float *in = dy + ((row + pad - i) / stride * width + (column + pad - j) / stride) * channels;
+            vf w = load_input(conv->weight + (i * kernel + j) * channels, c, 1, n);
+            FVLM_UNROLL
+            for (size_t p = 0; p < places; p++)
+                sum[p] = vf_fma(load_input(in + p * channels, c, 1, n), w, sum[p]);
+        }
+    FVLM_UNROLL
+    for (size_t p = 0; p < places; p++) {
+        float *out = dx + p * stride * inputs + c / conv->multiplier;
+        if (conv->multiplier == 2)
+            vf_store_n(out, vf_add_pairs(sum[p]), n / 2);
+        else
+            vf_store_n(out, sum[p], n);
+    }
+}
+
+FVLM_INLINE void inputs_channels(const fvlm_depthwise *conv, const float *dy, size_t row, size_t column, size_t left,
+                                 size_t right, size_t places, float *dx)
+{
+    size_t c = 0;
+    for (; c + VF_LANES <= conv->channels; c += VF_LANES)
+        inputs_places(conv, dy, row, column, left, right, c, VF_LANES, places, dx);
+    if (c < conv->channels)
+        inputs_places(conv, dy, row, column, left, right, c, conv->channels - c, places, dx);
+}
+
+/* Whether the taps [left, right) read the last of so many places as well, and no others do. */
+static bool inputs_alike(const fvlm_depthwise *conv, size_t column, size_t left, size_t right, size_t places)
+{
+    size_t last = column + (places - 1) * conv->stride, last_left, last_right;
+    if (last >= conv->width)
+        return false;
+    fvlm_conv_readers(last, conv->kernel, conv->stride, (conv->width + conv->stride - 1) / conv->stride, &last_left,
+                      &last_right);
+    return last_left == left && last_right == right;
+}
+
+static void depthwise_inputs_row(const fvlm_depthwise *conv, const float *dy, size_t row, float *dx)
+{
+    size_t stride = conv->stride, width = (conv->width + stride - 1) / stride, left, right;
+    for (size_t first = 0; first < stride; first++)
+        for (size_t column = first, places; column < conv->width; column += places * stride) {
+            float *out = dx + column * (conv->channels / conv->multiplier);
+            fvlm_conv_readers(column, conv->kernel, stride, width, &left, &right);
+            if (inputs_alike(conv, column, left, right, PLACES))
+                inputs_channels(conv, dy, row, column, left, right, places = PLACES, out);
+            else if (inputs_alike(conv, column, left, right, PLACES / 2))
+                inputs_channels(conv, dy, row, column, left, right, places = PLACES / 2, out);
+            else
+                inputs_channels(conv, dy, row, column, left, right, places = 1, out);
+        }
+}
+
+/* The sums of a row's places stay in registers, nine taps of an input line at a time. */
+FVLM_INLINE void stem_weights_pixels(const fvlm_stem *conv, const uint8_t *x, const float *dy, size_t row,
+                                     size_t column, size_t pixels, size_t first, size_t count, float *sums)
+{
+    float line[STEM_LINE];
+    for (size_t i = 0; i < 3; i++) {
+        stem_line(conv, x, 2 * row + i - 1, column, pixels, line);
+        for (size_t c = 0; c < count; c += VF_LANES) {
+            size_t n = count - c < VF_LANES ? count - c : VF_LANES;
+            vf sum[9];
+            FVLM_UNROLL
+            for (size_t j = 0; j < 9; j++) /* line[j]: colour j % 3 of the place j / 3 */
+                sum[j] = vf_load(sums + (j % 3 * 9 + i * 3 + j / 3) * FVLM_CONV_CHANNELS + c);
+            for (size_t p = 0; p < pixels; p++) {
+                vf gradient = load_input(dy + p * conv->channels + first, c, 1, n);
+                FVLM_UNROLL
+                for (size_t j = 0; j < 9; j++)
+                    sum[j] = vf_fma(gradient, vf_set(line[p * 6 + j]), sum[j]);
             }
-            if (multiplier == 1) {
-                vf_store_n(dx + c, sum, n);
-                continue;
-            }
-            float lanes[VF_LANES];
-            vf_store(lanes, sum);
-            for (size_t k = 0; k < n / 2; k++)
-                dx[c / 2 + k] = lanes[2 * k] + lanes[2 * k + 1];
+            FVLM_UNROLL
+            for (size_t j = 0; j < 9; j++)
+                vf_store(sums + (j % 3 * 9 + i * 3 + j / 3) * FVLM_CONV_CHANNELS + c, sum[j]);
         }
     }
 }
 
-const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise, stem_row, depthwise_weights,
-                                                           depthwise_inputs_row};
+static void stem_weights(const fvlm_stem *conv, const uint8_t *x, const float *dy, size_t row, size_t first,
+                         size_t count, float *sums)
+{
+    size_t width = (conv->width + 1) / 2;
+    dy += row * width * conv->channels;
+    for (size_t column = 0, pixels; column < width; column += pixels) {
+        pixels = width - column < STEM_PIXELS ? width - column : STEM_PIXELS;
+        stem_weights_pixels(conv, x, dy + column * conv->channels, row, column, pixels, first, count, sums);
+    }
+}
+
+const fvlm_conv_kernels FVLM_FOR_ISA(fvlm_conv_kernels) = {depthwise, stem_row, depthwise_weights, depthwise_inputs_row,
+                                                           stem_weights};

@@ -51,6 +51,12 @@ FVLM_INLINE vf vf_load_twice(const float *p)
     __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
     return _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
 }
+/* The sums of neighbouring lanes, in the first VF_LANES / 2 ones */
+FVLM_INLINE vf vf_add_pairs(vf a)
+{
+    __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+    return _mm512_permutexvar_ps(even, _mm512_add_ps(a, _mm512_permute_ps(a, 0xb1)));
+}
 FVLM_INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 /* The same past the caches, to memory that is aligned to a vector; vf_streamed() orders it before what follows. */
 FVLM_INLINE void vf_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
@@ -182,6 +188,11 @@ FVLM_INLINE vf vf_load_twice(const float *p)
     __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
     return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), twice);
 }
+FVLM_INLINE vf vf_add_pairs(vf a)
+{
+    __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    return _mm256_permutevar8x32_ps(_mm256_add_ps(a, _mm256_permute_ps(a, 0xb1)), even);
+}
 FVLM_INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n) { return _mm256_maskload_ps(p, vf_mask(n)); }
 FVLM_INLINE void vf_store_n(float *p, vf a, size_t n) { _mm256_maskstore_ps(p, vf_mask(n), a); }
@@ -309,6 +320,7 @@ FVLM_INLINE vf vf_load_twice(const float *p)
     float32x2_t two = vld1_f32(p);
     return vcombine_f32(vdup_lane_f32(two, 0), vdup_lane_f32(two, 1));
 }
+FVLM_INLINE vf vf_add_pairs(vf a) { return vpaddq_f32(a, a); }
 FVLM_INLINE void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n)
 {
@@ -414,6 +426,10 @@ FVLM_INLINE vf vf_load_twice(const float *p)
 {
     v128_t two = wasm_v128_load64_zero(p);
     return wasm_i32x4_shuffle(two, two, 0, 0, 1, 1);
+}
+FVLM_INLINE vf vf_add_pairs(vf a)
+{
+    return wasm_f32x4_add(wasm_i32x4_shuffle(a, a, 0, 2, 0, 2), wasm_i32x4_shuffle(a, a, 1, 3, 1, 3));
 }
 FVLM_INLINE void vf_store(float *p, vf a) { wasm_v128_store(p, a); }
 FVLM_INLINE vf vf_load_n(const float *p, size_t n)
