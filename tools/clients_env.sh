@@ -7,11 +7,14 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=${1:-$here/../build-clients}
 list=$here/requirements-clients.txt
-# llama.cpp is built from source, for AVX2 on every machine: its AMX kernels end in a segmentation fault on some processors
-# (ggml-org/llama.cpp#20824).
+# llama.cpp is built from source, without its tools, and on x86-64 for AVX2: its AMX kernels end in a segmentation fault on
+# some processors (ggml-org/llama.cpp#20824).
 llama=llama-cpp-python==0.3.36
-llama_options="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON"
-[ "$(uname -m)" = x86_64 ] || llama_options=
+llama_options="-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF \
+-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF"
+if [ "$(uname -m)" = x86_64 ]; then
+    llama_options+=" -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON"
+fi
 made_from=$(cat "$list" && echo "$llama $llama_options")
 
 if [ "$made_from" = "$(cat "$folder/made_from.txt" 2>/dev/null)" ]; then
