@@ -46,11 +46,11 @@ fi
 
 # The tower alone, by what is where; the language model on its features, descriptions first; then all of it, still with what
 # is where.
-train tower start "${sets[*]}" 3000 --objective labels --tune vision --batch-norm batch --batch-size 64 --lr 1.5e-3 \
+train tower start "${sets[*]}" 4000 --objective labels --tune vision --batch-norm batch --batch-size 64 --lr 1.5e-3 \
     --warmup-steps 60
 train described-model tower described 350 --tune projector,llm --batch-size 32 --lr 2e-3 --warmup-steps 40
 train asked described-model "${sets[*]}" 4000 --tune projector,llm --batch-size 32 --lr 2e-3 --warmup-steps 40 --seed 8
-train joint asked "${sets[*]}" 3000 --objective both --tune vision,projector,llm --batch-norm batch --batch-size 32 \
+train joint asked "${sets[*]}" 5000 --objective both --tune vision,projector,llm --batch-norm batch --batch-size 32 \
     --lr 1e-3 --mm-vision-tower-lr 7e-4 --warmup-steps 40 --seed 7
 
 "$build/fastvlm" convert --quiet --model "$work/joint" --type q8_0 --output "$work/nano.gguf"
