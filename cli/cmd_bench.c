@@ -115,17 +115,17 @@ static int report(const fvlm_engine *engine, const series *all, double load_ms, 
     size_t count = (size_t)runs;
     if (as_json) {
         json_t *object =
-            json_pack("{so ss ss si si si si si si so sI sI}", "model", cli_json_text(cli_model_name()), "precision",
-                      info.precision, "isa", info.isa, "threads", info.threads, "resolution", info.resolution, "runs",
-                      runs, "prompt_tokens", stats->prompt_tokens, "image_tokens", stats->image_tokens, "tokens",
-                      tokens, "load_ms", cli_json_number(load_ms), "weight_bytes", (json_int_t)info.weight_bytes,
-                      "peak_memory_bytes", (json_int_t)fvlm_peak_memory());
+            json_pack("{so ss ss ss si si si si si si so sI sI}", "model", cli_json_text(cli_model_name()), "precision",
+                      info.precision, "kv_type", info.kv_type, "isa", info.isa, "threads", info.threads, "resolution",
+                      info.resolution, "runs", runs, "prompt_tokens", stats->prompt_tokens, "image_tokens",
+                      stats->image_tokens, "tokens", tokens, "load_ms", cli_json_number(load_ms), "weight_bytes",
+                      (json_int_t)info.weight_bytes, "peak_memory_bytes", (json_int_t)fvlm_peak_memory());
         for (size_t i = 0; i < SERIES_COUNT; i++)
             json_object_set_new(object, all[i].key, cli_json_number(median(all[i].values, count)));
         return cli_print_json(object);
     }
-    cli_print("model %s, vision %s at %d px, %s, %d threads\n", cli_model_name(), info.precision, info.resolution,
-              info.isa, info.threads);
+    cli_print("model %s, vision %s at %d px, KV cache %s, %s, %d threads\n", cli_model_name(), info.precision,
+              info.resolution, info.kv_type, info.isa, info.threads);
     cli_print("prompt of %d tokens, %d of them the picture; %d tokens generated; %d runs\n\n", stats->prompt_tokens,
               stats->image_tokens, tokens, runs);
     cli_print("%-22s %10s %10s %10s\n", "", "median", "lowest", "highest");

@@ -32,6 +32,10 @@ struct poptOption cli_model_table[] = {
      "Side of the vision input in pixels, a multiple of 64 (default: the checkpoint's)", "N"},
     {"ctx", '\0', POPT_ARG_INT, &cli_model.context, 0,
      "Positions of the context (default: the checkpoint's, at most 8192)", "N"},
+    {"kv-type", '\0', POPT_ARG_STRING, &cli_model.kv_type, 0,
+     "Numbers of the KV cache: fp32, bf16, int8, or auto (default): bf16 where weights are no fp32 and --precision "
+     "rounds, else fp32",
+     "NAME"},
     {"cpu-mask", '\0', POPT_ARG_STRING, &cli_model.cpu_mask, 0,
      "Highest instruction set to use: none, avx2, avx512, avx512-vnni, avx512-bf16, amx, neon, dotprod, i8mm or all",
      "LEVEL"},
@@ -225,18 +229,26 @@ fvlm_status cli_generation_get(double default_temperature, fvlm_generation *gene
     return FVLM_OK;
 }
 
-fvlm_status cli_engine_options_get(fvlm_engine_options *options, fvlm_error *error)
+/* Where `given` is in the four names of number types, or `unless_given`; 4: nowhere. */
+static size_t number_type(const char *given, size_t unless_given)
 {
     static const char *const names[] = {"fp32", "bf16", "int8", "auto"};
-    static const fvlm_precision values[] = {FVLM_PRECISION_FP32, FVLM_PRECISION_BF16, FVLM_PRECISION_INT8,
-                                            FVLM_PRECISION_AUTO};
+    size_t i = given ? 0 : unless_given;
+    while (given && i < 4 && strcmp(given, names[i]) != 0)
+        i++;
+    return i;
+}
+
+fvlm_status cli_engine_options_get(fvlm_engine_options *options, fvlm_error *error)
+{
+    static const fvlm_precision precisions[] = {FVLM_PRECISION_FP32, FVLM_PRECISION_BF16, FVLM_PRECISION_INT8,
+                                                FVLM_PRECISION_AUTO};
+    static const fvlm_kv_type kv_types[] = {FVLM_KV_FP32, FVLM_KV_BF16, FVLM_KV_INT8, FVLM_KV_AUTO};
     const cli_model_options *given = &cli_model;
-    size_t precision = 0;
-    while (given->precision && precision < 4 && strcmp(given->precision, names[precision]) != 0)
-        precision++;
-    if (precision == 4)
-        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "--precision '%s' is none of auto, fp32, bf16, int8",
-                         given->precision);
+    size_t precision = number_type(given->precision, 0), kv_type = number_type(given->kv_type, 3);
+    if (precision == 4 || kv_type == 4)
+        return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "--%s '%s' is none of auto, fp32, bf16, int8",
+                         precision == 4 ? "precision" : "kv-type", precision == 4 ? given->precision : given->kv_type);
     if (given->threads < 0 || given->threads > 1024)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "--threads is %d; it has to be from 1 to 1024", given->threads);
     if (given->resolution < 0 || given->resolution % 64 != 0)
@@ -245,7 +257,8 @@ fvlm_status cli_engine_options_get(fvlm_engine_options *options, fvlm_error *err
     if (given->context < 0)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "--ctx is %d; it has to be positive", given->context);
     *options = (fvlm_engine_options){.threads = given->threads,
-                                     .precision = values[precision],
+                                     .precision = precisions[precision],
+                                     .kv_type = kv_types[kv_type],
                                      .resolution = given->resolution,
                                      .context = given->context};
     return given->cpu_mask ? fvlm_cpu_mask(given->cpu_mask, error) : FVLM_OK;

@@ -21,7 +21,7 @@ typedef struct cli_usage {
 typedef struct cli_model_options {
     char *model;
     int threads, resolution, context;
-    char *precision, *cpu_mask;
+    char *precision, *kv_type, *cpu_mask;
 } cli_model_options;
 
 /* Values of the group "generation". */

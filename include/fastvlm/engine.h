@@ -22,12 +22,21 @@ typedef enum fvlm_precision { /* of the tower, and of inputs of the decoder's la
                               FVLM_PRECISION_AUTO /* the fastest here that keeps the features (docs/performance.md) */
 } fvlm_precision;
 
+/* How a session's KV cache keeps keys and values. int8: integers with a scale for each head of a position. */
+typedef enum fvlm_kv_type {
+    FVLM_KV_AUTO = 0, /* bf16 where inputs of layers are rounded (precision) and weights are no float32; else fp32 */
+    FVLM_KV_FP32,
+    FVLM_KV_BF16,
+    FVLM_KV_INT8
+} fvlm_kv_type;
+
 typedef struct fvlm_engine_options {
     const char *model;        /* folder or GGUF file of a model, in any layout of docs/formats.md */
     int threads;              /* 0: one for each processor the system lets us use */
     fvlm_precision precision; /* what is not available is an error, not a silent change */
     int resolution;           /* side of the vision input in pixels, a multiple of 64; 0: the checkpoint's own */
     int context;              /* positions of a session's KV cache; 0: the checkpoint's own limit, at most 8192 */
+    fvlm_kv_type kv_type;     /* number type of that cache */
 } fvlm_engine_options;
 
 /* Load a model. The caller owns *engine; close it after its sessions. */
@@ -43,6 +52,7 @@ FVLM_API fvlm_status fvlm_model_in_memory(const char *name, const void *data, si
 typedef struct fvlm_engine_info {
     const char *layout;    /* "llava", "llava-bin", "fast_vlm", "mlx", "mlx-vlm", "gguf"; static */
     const char *precision; /* what the tower computes in; static */
+    const char *kv_type;   /* what the KV cache holds: "fp32", "bf16" or "int8"; static */
     const char *isa;       /* instruction set of the kernels in use; static */
     int threads;
     int resolution;      /* side of the vision input, pixels */

@@ -79,7 +79,7 @@ fvlm_status fvlm_calibration_open(const fvlm_quantize_options *options, fvlm_eng
         size_t count = calibration->starts[i + 1] - calibration->starts[i];
         longest = !status && count > longest ? count : longest;
     }
-    return status ? status : fvlm_kv_cache_create(engine->decoder, longest, &calibration->cache, error);
+    return status ? status : fvlm_kv_cache_create(engine->decoder, longest, FVLM_F32, &calibration->cache, error);
 }
 
 void fvlm_calibration_clear(fvlm_calibration *calibration)

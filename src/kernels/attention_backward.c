@@ -68,7 +68,7 @@ static void run_head(void *argument, size_t head, int thread)
     const fvlm_attention *a = job->attention;
     const fvlm_attention_gradients *g = job->gradients;
     size_t dim = a->head_dim, keys = a->keys, shared = head / (a->heads / a->kv_heads) * dim;
-    const float *k = a->k + shared, *v = a->v + shared;
+    const float *k = (const float *)a->k + shared, *v = (const float *)a->v + shared;
     float *key_rows = job->workspace + (size_t)thread * job->floats; /* for Q K^T */
     float *value_rows = key_rows + fvlm_gemm_panels_size(job->gemm, dim, keys);
     float *key_columns = value_rows + fvlm_gemm_panels_size(job->gemm, dim, keys);

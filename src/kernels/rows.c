@@ -1,6 +1,8 @@
 /* Rows: the C reference, the choice of a body, and the functions of activation.h. */
 #include "kernels/rows.h"
 
+#include <string.h>
+
 #include "base/cpu.h"
 #include "kernels/activation_scalar.h"
 
@@ -103,9 +105,41 @@ static void add_scaled(const float *factors, size_t factors_stride, size_t m, co
                 y[i * y_stride + k] += factors[i * factors_stride + j] * rows[j * stride + k];
 }
 
+static void narrow(fvlm_dtype type, const float *x, size_t c, void *y)
+{
+    if (type == FVLM_BF16) {
+        for (size_t i = 0; i < c; i++)
+            ((uint16_t *)y)[i] = fvlm_bf16_from_float(x[i]);
+        return;
+    }
+    float largest = 0;
+    for (size_t i = 0; i < c; i++)
+        largest = fmaxf(fabsf(x[i]), largest);
+    float step = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+    for (size_t i = 0; i < c; i++)
+        ((int8_t *)y)[i] = (int8_t)fmaxf(fminf(nearbyintf(x[i] * inverse), 127), -127);
+    memcpy((int8_t *)y + c, &step, sizeof step);
+}
+
+static void widen(fvlm_dtype type, const void *rows, size_t stride, size_t count, size_t c, float *y)
+{
+    for (size_t i = 0; i < count; i++, y += c) {
+        if (type == FVLM_BF16) {
+            for (size_t k = 0; k < c; k++)
+                y[k] = fvlm_float_from_bf16(((const uint16_t *)rows)[i * stride + k]);
+            continue;
+        }
+        const int8_t *row = (const int8_t *)rows + i * stride;
+        float step;
+        memcpy(&step, row + c, sizeof step);
+        for (size_t k = 0; k < c; k++)
+            y[k] = step * row[k];
+    }
+}
+
 const fvlm_row_kernels fvlm_row_kernels_reference = {
     activate, swiglu, activate_backward, swiglu_backward, exponentials, scale, layer_norm, rms_norm, scale_gelu,
-    add,      dots,   add_scaled};
+    add,      dots,   add_scaled,        narrow,          widen};
 
 const fvlm_row_kernels *fvlm_row_kernels_select(void)
 {

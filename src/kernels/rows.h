@@ -3,6 +3,7 @@
 #define FVLM_KERNELS_ROWS_H
 
 #include "kernels/activation.h"
+#include "kernels/matrix.h"
 
 typedef struct fvlm_row_kernels {
     void (*activate)(fvlm_activation activation, const float *x, size_t count, float *y);
@@ -25,6 +26,11 @@ typedef struct fvlm_row_kernels {
     /* y[m, c] += factors[m, count] rows[count, c], row after row. */
     void (*add_scaled)(const float *factors, size_t factors_stride, size_t m, const float *rows, size_t stride,
                        size_t count, size_t c, float *y, size_t y_stride);
+    /* Rows of keys or values as attention.h stores them, of `type` BF16 or I8. y = the row that stands for x[c], one of
+     * I8 with its float behind it. */
+    void (*narrow)(fvlm_dtype type, const float *x, size_t c, void *y);
+    /* y[count, c] = rows, `stride` elements apart. */
+    void (*widen)(fvlm_dtype type, const void *rows, size_t stride, size_t count, size_t c, float *y);
 } fvlm_row_kernels;
 
 extern const fvlm_row_kernels fvlm_row_kernels_reference, fvlm_row_kernels_avx2, fvlm_row_kernels_avx512,

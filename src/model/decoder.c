@@ -99,12 +99,22 @@ fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *
     return loader->status ? NULL : decoder;
 }
 
-fvlm_status fvlm_kv_cache_create(const fvlm_decoder *decoder, size_t slots, fvlm_kv_cache *cache, fvlm_error *error)
+fvlm_dtype fvlm_decoder_weights(const fvlm_decoder *decoder)
 {
-    size_t width = kv_width(&decoder->config), bytes;
-    *cache = (fvlm_kv_cache){.slots = slots, .width = width};
-    if (!fvlm_size_multiply(slots, width, &bytes) || !fvlm_size_multiply(bytes, decoder->config.layers, &bytes) ||
-        !fvlm_size_multiply(bytes, sizeof(float), &bytes))
+    for (size_t i = 0; i < decoder->config.layers; i++)
+        if (decoder->layers[i].k.type == FVLM_F32 || decoder->layers[i].v.type == FVLM_F32)
+            return FVLM_F32;
+    return decoder->layers[0].k.type;
+}
+
+fvlm_status fvlm_kv_cache_create(const fvlm_decoder *decoder, size_t slots, fvlm_dtype type, fvlm_kv_cache *cache,
+                                 fvlm_error *error)
+{
+    const fvlm_decoder_config *config = &decoder->config;
+    size_t width = config->kv_heads * fvlm_attention_head_stride(type, config->head_dim), bytes;
+    *cache = (fvlm_kv_cache){.type = type, .slots = slots, .width = width};
+    if (!fvlm_size_multiply(slots, width, &bytes) || !fvlm_size_multiply(bytes, config->layers, &bytes) ||
+        !fvlm_size_multiply(bytes, fvlm_dtype_bytes(type), &bytes))
         return fvlm_fail_memory(error);
     cache->keys = fvlm_aligned_alloc(bytes);
     cache->values = fvlm_aligned_alloc(bytes);
@@ -123,17 +133,23 @@ void fvlm_kv_cache_destroy(fvlm_kv_cache *cache)
     *cache = (fvlm_kv_cache){0};
 }
 
-/* Where slot `slot` of layer `layer` starts, in floats. */
+/* Bytes before slot `slot` of layer `layer`. */
 static size_t cache_offset(const fvlm_kv_cache *cache, size_t layer, size_t slot)
 {
-    return (layer * cache->slots + slot) * cache->width;
+    return (layer * cache->slots + slot) * cache->width * fvlm_dtype_bytes(cache->type);
 }
 
-/* Workspace: normed [rows, hidden], q and attended [rows, heads * head_dim], gate and up [rows, ffn], attention. */
+/* Floats of a row's gate and up, or of its keys and values on their way to the cache: never both at once. */
+static size_t pair_width(const fvlm_decoder_config *config)
+{
+    return 2 * (config->ffn > kv_width(config) ? config->ffn : kv_width(config));
+}
+
+/* Workspace: normed [rows, hidden], q and attended [rows, heads * head_dim], a pair, attention. */
 size_t fvlm_decoder_workspace(const fvlm_decoder *decoder, size_t rows, size_t slots, int threads)
 {
     const fvlm_decoder_config *config = &decoder->config;
-    return rows * (config->hidden + 2 * query_width(config) + 2 * config->ffn) +
+    return rows * (config->hidden + 2 * query_width(config) + pair_width(config)) +
            fvlm_attention_workspace(rows, slots, config->head_dim, threads);
 }
 
@@ -167,23 +183,33 @@ static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_
 {
     const fvlm_decoder_config *config = &decoder->config;
     const struct layer *layer = &decoder->layers[index];
-    size_t count = rows->count, width = query_width(config);
+    size_t count = rows->count, queries = count - unread, width = query_width(config), shared = kv_width(config);
     float *normed = workspace, *q = normed + count * config->hidden, *attended = q + count * width;
-    size_t queries = count - unread;
-    float *keys = cache->keys + cache_offset(cache, index, 0), *values = cache->values + cache_offset(cache, index, 0);
-    float *new_keys = keys + rows->first_slot * cache->width, *new_values = values + rows->first_slot * cache->width;
+    uint8_t *keys = cache->keys, *values = cache->values;
+    void *key_slots = keys + cache_offset(cache, index, rows->first_slot);
+    void *value_slots = values + cache_offset(cache, index, rows->first_slot);
+    /* Floats are computed where they stay. */
+    bool narrow = cache->type != FVLM_F32;
+    float *new_keys = narrow ? attended + count * width : key_slots;
+    float *new_values = narrow ? new_keys + count * shared : value_slots;
 
     fvlm_rms_norm(pool, x, count, config->hidden, layer->attention_norm, config->norm_eps, normed);
     show(observer, FVLM_INPUT_ATTENTION, normed, count, config->hidden);
     const fvlm_epilogue biases[] = {{.bias = layer->k_bias}, {.bias = layer->v_bias}, {.bias = layer->q_bias}};
-    const fvlm_linear_part parts[] = {{&layer->k, new_keys, cache->width, &biases[0]},
-                                      {&layer->v, new_values, cache->width, &biases[1]},
+    const fvlm_linear_part parts[] = {{&layer->k, new_keys, shared, &biases[0]},
+                                      {&layer->v, new_values, shared, &biases[1]},
                                       {&layer->q, q, width, &biases[2]}};
     fvlm_linear_parts(pool, parts, unread > 0 ? 2 : 3, normed, count, config->hidden);
     if (unread > 0)
         fvlm_linear_parts(pool, &parts[2], 1, normed + unread * config->hidden, queries, config->hidden);
     fvlm_rope(q, queries, width, config->heads, config->head_dim, rows->positions + unread, decoder->rope);
-    fvlm_rope(new_keys, count, cache->width, config->kv_heads, config->head_dim, rows->positions, decoder->rope);
+    fvlm_rope(new_keys, count, shared, config->kv_heads, config->head_dim, rows->positions, decoder->rope);
+    if (narrow) {
+        fvlm_attention_narrow(cache->type, new_keys, count, config->kv_heads, config->head_dim, key_slots,
+                              cache->width);
+        fvlm_attention_narrow(cache->type, new_values, count, config->kv_heads, config->head_dim, value_slots,
+                              cache->width);
+    }
 
     fvlm_attention attention = {.queries = queries,
                                 .keys = rows->tail ? rows->prefix : rows->first_slot + count,
@@ -193,8 +219,9 @@ static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_
                                 .scale = 1.0f / sqrtf((float)config->head_dim),
                                 .causal = !rows->tail,
                                 .q = q,
-                                .k = keys,
-                                .v = values,
+                                .type = cache->type,
+                                .k = keys + cache_offset(cache, index, 0),
+                                .v = values + cache_offset(cache, index, 0),
                                 .q_stride = width,
                                 .k_stride = cache->width,
                                 .v_stride = cache->width,
@@ -203,7 +230,7 @@ static void run_attention(const fvlm_decoder *decoder, fvlm_pool *pool, fvlm_kv_
                                 .tail = rows->tail,
                                 .tail_count = rows->tail_count,
                                 .tail_stride = rows->tail_stride};
-    fvlm_attention_forward(pool, &attention, attended + count * (width + 2 * config->ffn));
+    fvlm_attention_forward(pool, &attention, attended + count * (width + pair_width(config)));
     show(observer, FVLM_INPUT_OUTPUT, attended, queries, width);
     x += unread * config->hidden;
     linear(pool, &layer->o, attended, queries, x, NULL, x);

@@ -17,14 +17,19 @@ typedef struct fvlm_decoder fvlm_decoder; /* lives in the loader's arena, immuta
 fvlm_decoder *fvlm_decoder_load(fvlm_loader *loader, const fvlm_decoder_config *config, size_t context,
                                 fvlm_dtype inputs);
 
+/* The widest number type of a layer's weights: F32, or less. */
+fvlm_dtype fvlm_decoder_weights(const fvlm_decoder *decoder);
+
 /* Keys and values of every layer: slot s of a layer is one position's. */
 typedef struct fvlm_kv_cache {
-    size_t slots, width; /* width: kv_heads * head_dim */
-    float *keys;         /* [layers, slots, width]; fresh zero pages until they are used */
-    float *values;       /* the same */
+    fvlm_dtype type;     /* F32, BF16 or I8, as fvlm_attention has it */
+    size_t slots, width; /* width: elements of a slot, those of kv_heads heads */
+    void *keys;          /* [layers, slots, width]; fresh zero pages until they are used */
+    void *values;        /* the same */
 } fvlm_kv_cache;
 
-fvlm_status fvlm_kv_cache_create(const fvlm_decoder *decoder, size_t slots, fvlm_kv_cache *cache, fvlm_error *error);
+fvlm_status fvlm_kv_cache_create(const fvlm_decoder *decoder, size_t slots, fvlm_dtype type, fvlm_kv_cache *cache,
+                                 fvlm_error *error);
 void fvlm_kv_cache_destroy(fvlm_kv_cache *cache);
 
 /* Rows that a forward pass computes together. */

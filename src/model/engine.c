@@ -64,6 +64,17 @@ static fvlm_status load_model(fvlm_engine *engine, fvlm_error *error)
     return loader.status;
 }
 
+static const fvlm_dtype kv_types[] = {[FVLM_KV_FP32] = FVLM_F32, [FVLM_KV_BF16] = FVLM_BF16, [FVLM_KV_INT8] = FVLM_I8};
+
+/* Where inputs of layers are rounded and weights have been, keys and values may be as well. */
+static fvlm_dtype choose_kv_type(const fvlm_engine *engine, fvlm_kv_type asked)
+{
+    if (asked != FVLM_KV_AUTO)
+        return kv_types[asked];
+    bool rounded = engine->precision != FVLM_PRECISION_FP32 && fvlm_decoder_weights(engine->decoder) != FVLM_F32;
+    return rounded ? FVLM_BF16 : FVLM_F32;
+}
+
 static fvlm_status add_end_token(fvlm_engine *engine, fvlm_error *error)
 {
     fvlm_config *config = &engine->config;
@@ -144,8 +155,10 @@ fvlm_status fvlm_engine_open(const fvlm_engine_options *options, fvlm_engine **o
         status = fvlm_pool_create(options->threads > 0 ? options->threads : fvlm_cpu_count(), &engine->pool, error);
     if (!status)
         status = open_halves(engine, error);
-    if (!status)
+    if (!status) {
+        engine->kv_type = choose_kv_type(engine, options->kv_type);
         status = add_end_token(engine, error);
+    }
     if (!status)
         status = allocate_workspace(engine, error);
     if (status)
@@ -186,8 +199,10 @@ void fvlm_engine_describe(const fvlm_engine *engine, fvlm_engine_info *info)
     static const char *const precisions[] = {
         [FVLM_PRECISION_FP32] = "fp32", [FVLM_PRECISION_BF16] = "bf16", [FVLM_PRECISION_INT8] = "int8"};
     const fvlm_config *config = &engine->config;
+    const char *kv_type = engine->kv_type == FVLM_F32 ? "fp32" : engine->kv_type == FVLM_BF16 ? "bf16" : "int8";
     *info = (fvlm_engine_info){.layout = engine->source->layout,
                                .precision = precisions[engine->precision],
+                               .kv_type = kv_type,
                                .isa = fvlm_cpu_level_name(fvlm_cpu_flags()),
                                .threads = fvlm_pool_threads(engine->pool),
                                .resolution = (int)config->vision.resolution,

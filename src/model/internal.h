@@ -22,7 +22,8 @@ struct fvlm_engine {
     const float *newline;     /* [hidden], or NULL: model.image_newline */
     fvlm_precision precision; /* of the tower; not AUTO */
     uint64_t vision_parameters, language_parameters, weight_bytes;
-    size_t context; /* positions of a session */
+    size_t context;     /* positions of a session */
+    fvlm_dtype kv_type; /* of its KV cache */
 
     fvlm_pool *pool;
     float *workspace; /* of the tower, the projector or the decoder, whichever runs: used while holding the pool */

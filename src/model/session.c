@@ -17,7 +17,7 @@ fvlm_status fvlm_session_open(fvlm_engine *engine, fvlm_session **out, fvlm_erro
     session->logits = fvlm_aligned_alloc(engine->config.decoder.vocabulary * sizeof *session->logits);
     fvlm_status status = session->held && session->history && session->logits ? FVLM_OK : fvlm_fail_memory(error);
     if (!status)
-        status = fvlm_kv_cache_create(engine->decoder, engine->context, &session->cache, error);
+        status = fvlm_kv_cache_create(engine->decoder, engine->context, engine->kv_type, &session->cache, error);
     if (status)
         fvlm_session_close(&session);
     *out = session;

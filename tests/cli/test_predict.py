@@ -148,6 +148,7 @@ def test_stats_go_to_standard_error(predict):
     (["--image", "PICTURE", "--prompt", "x", "--beams", "2", "--temperature", "0.5"], ["beam", "temperature"]),
     (["--image", "PICTURE", "--prompt", "x", "--threads", "-2"], ["--threads"]),
     (["--image", "PICTURE", "--prompt", "x", "--precision", "fp13"], ["fp13", "bf16"]),
+    (["--image", "PICTURE", "--prompt", "x", "--kv-type", "q5"], ["--kv-type", "q5", "int8"]),
     (["--image", "PICTURE", "--prompt", "x", "--resolution", "100"], ["100", "64"]),
     (["--image", "PICTURE", "--prompt", "x", "--ctx", "-5"], ["--ctx"]),
     (["--image", "PICTURE", "--prompt", "x", "--cpu-mask", "mmx"], ["mmx"]),

@@ -1,5 +1,6 @@
 /* Sessions over the repository's golden checkpoint: prefix reuse, streaming, stopping, limits, threads. */
 #define _POSIX_C_SOURCE 200809L
+#include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,14 +18,19 @@
 #define MODEL TEST_GOLDEN "/llava"
 #define TOKENS 12
 
-static fvlm_engine *open_engine(int threads, int context)
+static fvlm_engine *open_with(fvlm_engine_options options)
 {
     fvlm_error error = {0};
     fvlm_engine *engine;
-    fvlm_engine_options options = {.model = MODEL, .threads = threads, .context = context};
+    options.model = MODEL;
     if (fvlm_engine_open(&options, &engine, &error))
         fail_msg("%s", error.message);
     return engine;
+}
+
+static fvlm_engine *open_engine(int threads, int context)
+{
+    return open_with((fvlm_engine_options){.threads = threads, .context = context});
 }
 
 static fvlm_image *open_image(const char *name)
@@ -139,6 +145,88 @@ static void test_thread_count_changes_nothing(void **state)
         fvlm_engine_close(&engines[i]);
     }
     fvlm_free(prompt);
+    fvlm_image_free(&image);
+}
+
+/* |a - b| / |b| of two sessions' logits. */
+static double relative_difference(const fvlm_session *a, const fvlm_session *b, size_t vocabulary)
+{
+    double differences = 0, squares = 0;
+    for (size_t i = 0; i < vocabulary; i++) {
+        double x = fvlm_session_logits(a)[i], y = fvlm_session_logits(b)[i];
+        differences += (x - y) * (x - y);
+        squares += y * y;
+    }
+    return sqrt(differences / squares);
+}
+
+/* What a KV cache of fewer bits changes is small; in it, too, a conversation goes on, threads change nothing, and beams
+ * are found. */
+static void test_kv_types(void **state)
+{
+    (void)state;
+    static const struct {
+        fvlm_kv_type type;
+        const char *name;
+        double bar; /* of the logits' relative difference: twice what was measured */
+    } cases[] = {{FVLM_KV_FP32, "fp32", 0}, {FVLM_KV_BF16, "bf16", 0.015}, {FVLM_KV_INT8, "int8", 0.033}};
+    fvlm_image *image = open_image("shapes.png");
+    const fvlm_image *images[] = {image};
+    char *first = question("<image>\nWhat is it?");
+    fvlm_turn turns[] = {
+        {"user", "<image>\nWhat is it?"}, {"assistant", "A shape"}, {"user", "And?"}, {"assistant", NULL}};
+    char *second = render(turns, 4);
+    fvlm_engine *plain = open_engine(1, 0);
+    fvlm_session *expected;
+    fvlm_engine_info info;
+    fvlm_prefill_stats stats;
+    fvlm_engine_describe(plain, &info);
+    assert_string_equal(info.kv_type, "fp32"); /* as nothing is rounded */
+    size_t vocabulary = (size_t)info.vocabulary;
+    assert_int_equal(fvlm_session_open(plain, &expected, NULL), FVLM_OK);
+    assert_int_equal(fvlm_session_prefill(expected, second, images, 1, NULL, NULL), FVLM_OK);
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fvlm_engine *one = open_with((fvlm_engine_options){.threads = 1, .kv_type = cases[i].type});
+        fvlm_engine *three = open_with((fvlm_engine_options){.threads = 3, .kv_type = cases[i].type});
+        fvlm_session *talk, *fresh;
+        fvlm_engine_describe(one, &info);
+        assert_string_equal(info.kv_type, cases[i].name);
+        assert_int_equal(fvlm_session_open(one, &talk, NULL), FVLM_OK);
+        assert_int_equal(fvlm_session_open(three, &fresh, NULL), FVLM_OK);
+        assert_int_equal(fvlm_session_prefill(fresh, second, images, 1, NULL, NULL), FVLM_OK);
+        assert_int_equal(fvlm_session_prefill(talk, second, images, 1, NULL, NULL), FVLM_OK);
+        assert_memory_equal(fvlm_session_logits(talk), fvlm_session_logits(fresh), vocabulary * sizeof(float));
+        double difference = relative_difference(talk, expected, vocabulary);
+        print_message("%s: logits' relative difference %g\n", cases[i].name, difference);
+        assert_true(difference <= cases[i].bar && (difference > 0) == (cases[i].bar > 0));
+
+        assert_int_equal(fvlm_session_prefill(talk, first, images, 1, NULL, NULL), FVLM_OK);
+        assert_int_equal(fvlm_session_prefill(talk, second, images, 1, &stats, NULL), FVLM_OK);
+        assert_true(stats.reused_tokens > stats.image_tokens);
+        assert_true(relative_difference(talk, fresh, vocabulary) <= 1e-5 + cases[i].bar);
+
+        fvlm_generation generation = {.max_tokens = TOKENS, .beams = 3, .length_penalty = 1, .ignore_end = true};
+        fvlm_answer answers[2][3];
+        assert_int_equal(fvlm_session_generate(fresh, &generation, NULL, NULL, answers[0], NULL), FVLM_OK);
+        assert_int_equal(fvlm_session_generate(expected, &generation, NULL, NULL, answers[1], NULL), FVLM_OK);
+        assert_int_equal(answers[0][0].token_count, TOKENS);
+        assert_true(fabs(answers[0][0].score - answers[1][0].score) <= 1e-5 + 2 * cases[i].bar);
+        for (int j = 0; j < 6; j++)
+            fvlm_answer_clear(&answers[j / 3][j % 3]);
+        fvlm_session_close(&talk);
+        fvlm_session_close(&fresh);
+        fvlm_engine_close(&one);
+        fvlm_engine_close(&three);
+    }
+    fvlm_engine *rounding = open_with((fvlm_engine_options){.precision = FVLM_PRECISION_BF16});
+    fvlm_engine_describe(rounding, &info);
+    assert_string_equal(info.kv_type, "bf16"); /* the set's weights are bf16 */
+    fvlm_engine_close(&rounding);
+    fvlm_session_close(&expected);
+    fvlm_engine_close(&plain);
+    fvlm_free(first);
+    fvlm_free(second);
     fvlm_image_free(&image);
 }
 
@@ -421,6 +509,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_next_turn_reuses_the_cache),
         cmocka_unit_test(test_thread_count_changes_nothing),
+        cmocka_unit_test(test_kv_types),
         cmocka_unit_test(test_streaming_and_stopping),
         cmocka_unit_test(test_a_seed_gives_the_same_answer),
         cmocka_unit_test(test_limits_are_clear_errors),

@@ -160,43 +160,132 @@ static void dots(const float *x, size_t x_stride, size_t m, size_t c, const floa
             dot_vector(x + i * x_stride, c, rows + j * stride, stride, lanes_at(j, count), y + i * y_stride + j);
 }
 
-/* Sums stay in registers: `vectors` of them, of which the last one has `lanes` columns. */
-FVLM_INLINE void add_columns(int vectors, const float *factors, const float *rows, size_t stride, size_t count,
-                             size_t lanes, float *y)
+/* y[m, columns] of add_scaled with the sums in registers: `vectors` a row, of which the last one has `lanes` columns.
+ */
+FVLM_INLINE void add_columns(int m, int vectors, const float *factors, size_t factors_stride, const float *rows,
+                             size_t stride, size_t count, size_t lanes, float *y, size_t y_stride)
 {
-    vf sum[4];
+    vf sum[4][4];
     FVLM_UNROLL
-    for (int v = 0; v < vectors; v++)
-        sum[v] = vf_load_n(y + v * VF_LANES, v + 1 < vectors ? VF_LANES : lanes);
-    for (size_t j = 0; j < count; j++, rows += stride) {
-        vf factor = vf_set(factors[j]);
+    for (int i = 0; i < m; i++) {
         FVLM_UNROLL
         for (int v = 0; v < vectors; v++)
-            sum[v] = vf_fma(factor, vf_load_n(rows + v * VF_LANES, v + 1 < vectors ? VF_LANES : lanes), sum[v]);
+            sum[i][v] = vf_load_n(y + (size_t)i * y_stride + v * VF_LANES, v + 1 < vectors ? VF_LANES : lanes);
+    }
+    for (size_t j = 0; j < count; j++, rows += stride) {
+        vf row[4];
+        FVLM_UNROLL
+        for (int v = 0; v < vectors; v++)
+            row[v] = vf_load_n(rows + v * VF_LANES, v + 1 < vectors ? VF_LANES : lanes);
+        FVLM_UNROLL
+        for (int i = 0; i < m; i++) {
+            vf factor = vf_set(factors[(size_t)i * factors_stride + j]);
+            FVLM_UNROLL
+            for (int v = 0; v < vectors; v++)
+                sum[i][v] = vf_fma(factor, row[v], sum[i][v]);
+        }
     }
     FVLM_UNROLL
-    for (int v = 0; v < vectors; v++)
-        vf_store_n(y + v * VF_LANES, sum[v], v + 1 < vectors ? VF_LANES : lanes);
+    for (int i = 0; i < m; i++) {
+        FVLM_UNROLL
+        for (int v = 0; v < vectors; v++)
+            vf_store_n(y + (size_t)i * y_stride + v * VF_LANES, sum[i][v], v + 1 < vectors ? VF_LANES : lanes);
+    }
+}
+
+FVLM_INLINE void add_rows(int m, const float *factors, size_t factors_stride, const float *rows, size_t stride,
+                          size_t count, size_t c, float *y, size_t y_stride)
+{
+    enum { WIDE = VF_REGISTERS == 32 ? 4 : 2 };
+    size_t k = 0;
+    for (; k + WIDE * VF_LANES <= c; k += WIDE * VF_LANES)
+        add_columns(m, WIDE, factors, factors_stride, rows + k, stride, count, VF_LANES, y + k, y_stride);
+    for (; k < c; k += VF_LANES)
+        add_columns(m, 1, factors, factors_stride, rows + k, stride, count, lanes_at(k, c), y + k, y_stride);
 }
 
 static void add_scaled(const float *factors, size_t factors_stride, size_t m, const float *rows, size_t stride,
                        size_t count, size_t c, float *y, size_t y_stride)
 {
-    enum { WIDE = 4, ROWS = 32 }; /* vectors; rows that wait in level 1 cache, as above */
-    for (size_t j = 0; j < count; j += ROWS, rows += ROWS * stride) {
-        size_t n = count - j < ROWS ? count - j : ROWS;
-        for (size_t i = 0; i < m; i++) {
-            const float *own = factors + i * factors_stride + j;
-            float *to = y + i * y_stride;
-            size_t k = 0;
-            for (; k + WIDE * VF_LANES <= c; k += WIDE * VF_LANES)
-                add_columns(WIDE, own, rows + k, stride, n, VF_LANES, to + k);
-            for (; k < c; k += VF_LANES)
-                add_columns(1, own, rows + k, stride, n, lanes_at(k, c), to + k);
-        }
+    enum { ROWS = 32 }; /* that wait in level 1 cache until all of y has met them */
+    for (size_t j = 0; j < count; j += ROWS, rows += ROWS * stride, factors += ROWS) {
+        size_t n = count - j < ROWS ? count - j : ROWS, i = 0;
+        for (; i + 4 <= m; i += 4)
+            add_rows(4, factors + i * factors_stride, factors_stride, rows, stride, n, c, y + i * y_stride, y_stride);
+        if (m - i == 3)
+            add_rows(3, factors + i * factors_stride, factors_stride, rows, stride, n, c, y + i * y_stride, y_stride);
+        else if (m - i == 2)
+            add_rows(2, factors + i * factors_stride, factors_stride, rows, stride, n, c, y + i * y_stride, y_stride);
+        else if (m - i == 1)
+            add_rows(1, factors + i * factors_stride, factors_stride, rows, stride, n, c, y + i * y_stride, y_stride);
     }
+}
+
+static void narrow_bf16(const float *x, size_t c, uint16_t *y)
+{
+    for (size_t i = 0; i < c; i += VF_LANES) {
+        uint32_t bits[VF_LANES];
+        size_t n = lanes_at(i, c);
+        vf rounded = vf_round_bf16(vf_load_n(x + i, n));
+        memcpy(bits, &rounded, sizeof bits);
+        for (size_t j = 0; j < n; j++)
+            y[i + j] = (uint16_t)(bits[j] >> 16);
+    }
+}
+
+static void narrow_i8(const float *x, size_t c, int8_t *y)
+{
+    vf most = vf_zero();
+    for (size_t i = 0; i < c; i += VF_LANES)
+        most = vf_max(vf_abs(vf_load_n(x + i, lanes_at(i, c))), most);
+    float largest = vf_largest(most), step = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+    for (size_t i = 0; i < c; i += VF_LANES) {
+        float lanes[VF_LANES];
+        size_t n = lanes_at(i, c);
+        vf integers = vf_round(vf_mul(vf_load_n(x + i, n), vf_set(inverse)));
+        vf_store(lanes, vf_max(vf_min(integers, vf_set(127)), vf_set(-127))); /* NaN becomes a number */
+        for (size_t j = 0; j < n; j++)
+            y[i + j] = (int8_t)lanes[j];
+    }
+    memcpy(y + c, &step, sizeof step);
+}
+
+static void narrow(fvlm_dtype type, const float *x, size_t c, void *y)
+{
+    if (type == FVLM_BF16)
+        narrow_bf16(x, c, y);
+    else
+        narrow_i8(x, c, y);
+}
+
+static void widen_bf16(const uint16_t *row, size_t c, float *y)
+{
+    size_t i = 0;
+    for (; i + VF_LANES <= c; i += VF_LANES)
+        vf_store(y + i, vf_load_bf16(row + i));
+    vf_store_n(y + i, vf_load_bf16_n(row + i, c - i), c - i);
+}
+
+static void widen_i8(const int8_t *row, size_t c, float *y)
+{
+    float step;
+    memcpy(&step, row + c, sizeof step);
+    size_t i = 0;
+    for (; i + VF_LANES <= c; i += VF_LANES)
+        vf_store(y + i, vf_mul(vf_load_i8(row + i), vf_set(step)));
+    for (; i < c; i++)
+        y[i] = step * row[i];
+}
+
+static void widen(fvlm_dtype type, const void *rows, size_t stride, size_t count, size_t c, float *y)
+{
+    for (size_t i = 0; i < count; i++, y += c)
+        if (type == FVLM_BF16)
+            widen_bf16((const uint16_t *)rows + i * stride, c, y);
+        else
+            widen_i8((const int8_t *)rows + i * stride, c, y);
 }
 
 const fvlm_row_kernels FVLM_FOR_ISA(fvlm_row_kernels) = {
     activate, swiglu, activate_backward, swiglu_backward, exponentials, scale, layer_norm, rms_norm, scale_gelu,
-    add,      dots,   add_scaled};
+    add,      dots,   add_scaled,        narrow,          widen};
