@@ -226,7 +226,7 @@ bool fvlm_file_exists(const char *path)
 
 bool fvlm_folder_exists(const char *path)
 {
-    return has_mode(path, S_IFDIR);
+    return !find_in_memory(path) && has_mode(path, S_IFDIR);
 }
 
 static bool ends_in(const char *text, const char *suffix)
@@ -281,6 +281,17 @@ static void writer_free(fvlm_writer **writer)
     *writer = NULL;
 }
 
+char *fvlm_writer_aside(const char *path)
+{
+    size_t length = strlen(path);
+    char *aside = malloc(length + sizeof ".part");
+    if (aside) {
+        memcpy(aside, path, length);
+        memcpy(aside + length, ".part", sizeof ".part");
+    }
+    return aside;
+}
+
 fvlm_status fvlm_writer_check(const char *path, fvlm_error *error)
 {
     struct stat status;
@@ -301,15 +312,12 @@ fvlm_status fvlm_writer_open(const char *path, fvlm_writer **writer, fvlm_error 
     fvlm_writer *made = calloc(1, sizeof *made);
     if (!made)
         return fvlm_fail_memory(error);
-    size_t length = strlen(path);
     made->path = fvlm_strdup(path);
-    made->aside = malloc(length + sizeof ".part");
+    made->aside = fvlm_writer_aside(path);
     if (!made->path || !made->aside) {
         writer_free(&made);
         return fvlm_fail_memory(error);
     }
-    memcpy(made->aside, path, length);
-    memcpy(made->aside + length, ".part", sizeof ".part");
     made->file = fopen(made->aside, "wb");
     if (!made->file) {
         fail_io(error, "write", made->aside);

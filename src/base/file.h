@@ -39,6 +39,8 @@ char *fvlm_path_join(const char *folder, const char *name);
 
 /* A file written aside as PATH.part and put in place by commit, so that a reader or a crash never sees half of it. */
 typedef struct fvlm_writer fvlm_writer;
+/* PATH.part, or NULL when out of memory; free with free(). What was there is overwritten. */
+char *fvlm_writer_aside(const char *path);
 /* Fails where a file cannot be put at `path`, which a folder or a device has: to be told before long work. */
 fvlm_status fvlm_writer_check(const char *path, fvlm_error *error);
 /* Checks `path` too. */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/system.h"
 #include "export/gguf_vocabulary.h"
 #include "model/gguf_names.h"
 
@@ -242,6 +243,32 @@ static fvlm_status write_piece(void *user, const void *data, size_t bytes, fvlm_
     return status ? status : fvlm_conversion_advance(sink->conversion, bytes, error);
 }
 
+/* The model is read while the new file is written aside. */
+static fvlm_status check_path(const fvlm_source *source, const char *path, fvlm_error *error)
+{
+    const fvlm_gguf *const read[] = {source->gguf, source->projector_gguf};
+    char *aside = path ? fvlm_writer_aside(path) : NULL;
+    fvlm_status status = aside ? fvlm_writer_check(path, error) : fvlm_fail_memory(error);
+    for (size_t i = 0; i < sizeof read / sizeof *read && !status; i++)
+        if (read[i] && fvlm_path_same(read[i]->path, aside))
+            status = fvlm_fail(error, FVLM_ERROR_ARGUMENT,
+                               "%s is the model, and would be written over before %s is whole: name another output",
+                               aside, path);
+    free(aside);
+    return status;
+}
+
+fvlm_status fvlm_convert_check_output(const fvlm_source *source, const fvlm_convert_options *options, fvlm_error *error)
+{
+    fvlm_status status = check_path(source, options->output, error);
+    if (status || options->target != FVLM_CONVERT_GGUF_SPLIT)
+        return status;
+    char *rest = fvlm_gguf_projector_path(options->output);
+    status = check_path(source, rest, error);
+    free(rest);
+    return status;
+}
+
 /* Write everything; the caller commits or aborts *writer. */
 static fvlm_status write_file(fvlm_conversion *conversion, const char *path, enum contents contents,
                               fvlm_gguf_writer **writer, fvlm_error *error)
@@ -265,11 +292,13 @@ fvlm_status fvlm_convert_to_gguf(fvlm_conversion *conversion, fvlm_error *error)
 {
     const char *output = conversion->options->output;
     bool split = conversion->options->target == FVLM_CONVERT_GGUF_SPLIT;
+    fvlm_status status = fvlm_convert_check_output(conversion->source, conversion->options, error);
     if (split)
         widen_vectors(conversion->plan);
     fvlm_gguf_writer *writer = NULL, *rest_writer = NULL;
     char *rest = split ? fvlm_gguf_projector_path(output) : NULL;
-    fvlm_status status = split && !rest ? fvlm_fail_memory(error) : FVLM_OK;
+    if (!status && split && !rest)
+        status = fvlm_fail_memory(error);
     if (!status && split)
         status = write_file(conversion, rest, REST, &rest_writer, error);
     if (!status)

@@ -210,12 +210,11 @@ fvlm_status fvlm_quantize(const fvlm_quantize_options *options, fvlm_quantize_re
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "quantised models are written as GGUF");
     if (options->method == FVLM_QUANTIZE_GPTQ && options->sample_count == 0)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "GPTQ needs pictures and prompts to calibrate with");
-    fvlm_status status = fvlm_writer_check(convert->output, error);
-    if (status)
-        return status;
     fvlm_engine_options engine_options = {.model = convert->model, .threads = convert->threads};
     fvlm_engine *engine;
-    status = fvlm_engine_open(&engine_options, &engine, error);
+    fvlm_status status = fvlm_engine_open(&engine_options, &engine, error);
+    if (!status)
+        status = fvlm_convert_check_output(engine->source, convert, error);
     if (!status)
         status = write_model(options, engine, report, error);
     if (!status && options->sample_count > 0)

@@ -92,10 +92,26 @@ static fvlm_status open_metadata(const char *path, fvlm_source *source, fvlm_err
     return status;
 }
 
+/* The mmproj file alone holds the small files as well. */
+static bool is_projector(const fvlm_gguf *gguf)
+{
+    const fvlm_gguf_value *type = fvlm_gguf_find(gguf, "general.type");
+    const char *text;
+    size_t at = 0, bytes;
+    if (!type || type->type != FVLM_GGUF_STRING || type->array)
+        return false;
+    fvlm_gguf_string(type, &at, &text, &bytes);
+    return bytes == strlen("mmproj") && memcmp(text, "mmproj", bytes) == 0;
+}
+
 static fvlm_status open_gguf(const char *path, fvlm_source *source, fvlm_error *error)
 {
     source->layout = "gguf";
     fvlm_status status = open_metadata(path, source, error);
+    if (!status && is_projector(source->gguf))
+        status =
+            fvlm_fail(error, FVLM_ERROR_ARGUMENT,
+                      "%s holds the vision tower and projector alone: name the language model's file beside it", path);
     if (!status)
         status = fvlm_tensor_table_create(&source->table, error);
     if (!status)

@@ -50,6 +50,9 @@ def test_a_pair_computes_the_same(fastvlm, picture, tmp_path, layout):
     rest = Gguf(tmp_path / "mmproj-llm.gguf")
     assert rest.values["general.architecture"] == "clip" and rest.values["general.type"] == "mmproj"
     assert {name.split(".")[0] for name in rest.tensors} <= {"v", "mm", "image_newline"}
+    for command in ["convert", "--output", tmp_path / "half.gguf"], ["predict", "--image", picture, "--prompt", "?"]:
+        fastvlm(*command, "--model", tmp_path / "mmproj-llm.gguf").failed(2, "mmproj-llm.gguf", "alone")
+    assert not (tmp_path / "half.gguf").exists()
     (tmp_path / "mmproj-llm.gguf").unlink()
     fastvlm("predict", "--model", file, "--image", picture, "--prompt", "?").failed(1, "mmproj-llm.gguf")
 
@@ -163,6 +166,16 @@ def test_no_space_leaves_the_old_file(fastvlm, model, tmp_path):
     aside.symlink_to("/dev/full")
     fastvlm("convert", "--model", model, "--output", file).failed(1, "model.gguf.part", "No space left")
     assert file.read_bytes() == b"the old one" and not aside.is_symlink()
+
+
+@pytest.mark.parametrize("options, read", [([], "new.gguf.part"), (["--split"], "new.gguf.part"), (["--split"], "mmproj-new.gguf.part")])
+def test_what_is_written_aside_is_not_the_model(fastvlm, model, tmp_path, options, read):
+    source, out = tmp_path / read, tmp_path / "new.gguf"
+    assert fastvlm("convert", "--model", model, "--output", source).code == 0
+    before = source.read_bytes()
+    for command in ["convert"], ["quantize", "--method", "rtn"]:
+        fastvlm(*command, "--model", source, "--output", out, *options).failed(2, read, "is the model")
+        assert source.read_bytes() == before and list(tmp_path.iterdir()) == [source]
 
 
 def test_a_killed_run_leaves_the_old_file(model, tmp_path):

@@ -110,6 +110,13 @@ def test_a_full_disk_leaves_the_old_file(fastvlm, model, pictures, tmp_path, byt
     assert out.read_bytes() == b"the old one" and list(tmp_path.rglob("*.part")) == []
 
 
+def test_what_cannot_be_written_is_told_before_long_work(fastvlm, model, pictures, tmp_path):
+    (tmp_path / "mmproj-q.gguf").mkdir()
+    fastvlm("quantize", "--model", model, "--output", tmp_path / "q.gguf", "--split", "--calibration",
+            pictures).failed(2, "mmproj-q.gguf")
+    assert not (tmp_path / "q.gguf.work").exists()
+
+
 def test_layers_of_other_settings_are_not_taken(fastvlm, model, pictures, tmp_path):
     out, limited = tmp_path / "q.gguf", tmp_path / "q.gguf.part"
     limited.mkdir()  # nothing can be written there: the layers stay
