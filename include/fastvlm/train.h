@@ -41,7 +41,7 @@ typedef struct fvlm_train_options {
                          for batch_size; attention and positions stay each sample's own */
     const char *const *folders; /* [folder_count]: where pictures are */
     size_t folder_count;
-    const char *output;                         /* folder for checkpoints and the result */
+    const char *output;                         /* folder for checkpoints and the result, not the model's */
     const char *template_name, *system;         /* as for fvlm_template_render */
     bool tune_vision, tune_projector, tune_llm; /* what is trained */
     fvlm_objective objective;

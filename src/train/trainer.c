@@ -173,6 +173,9 @@ fvlm_status fvlm_trainer_open(fvlm_engine *engine, const fvlm_train_options *opt
 {
     *out = NULL;
     fvlm_status status = check_options(options, error);
+    if (!status && options->output && fvlm_path_same(engine->source->path, options->output))
+        status =
+            fvlm_fail(error, FVLM_ERROR_ARGUMENT, "%s is the model itself: train into another folder", options->output);
     if (status)
         return status;
     fvlm_trainer *trainer = *out = fvlm_calloc(1, sizeof *trainer);

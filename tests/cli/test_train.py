@@ -418,6 +418,9 @@ def test_bad_files_and_options(fastvlm, write, tmp_path):
                             "--freeze-backbone", "True"], "--tune"), (["--gradient-checkpointing", "x"], "true")):
         fastvlm(*arguments(data, out, *options)).failed(2, words)
     fastvlm("train", "--model", MODEL, "--data", data).failed(2, "--output")
+    shutil.copytree(MODEL, own := tmp_path / "own")
+    fastvlm(*arguments(data, own, "--max-steps", "1", model=own)).failed(2, "own is the model itself")
+    assert sorted(path.name for path in own.iterdir()) == sorted(path.name for path in MODEL.iterdir())
     fastvlm(*arguments(data, out, "--tune", "llm", model=GOLDEN / "apple_int4")).failed(1, "quantised")
 
 
