@@ -42,23 +42,29 @@ static fvlm_status create_tiles(fvlm_tiles *tiles, size_t size, size_t count, fv
     return FVLM_OK;
 }
 
-static fvlm_status pad(fvlm_pool *pool, const fvlm_image *image, size_t size, fvlm_tiles *tiles, fvlm_error *error)
+/* The picture on its square. */
+static fvlm_canvas pad_canvas(fvlm_canvas canvas)
 {
-    fvlm_canvas canvas = bare_canvas(image);
     size_t side = canvas.width > canvas.height ? canvas.width : canvas.height;
     canvas.left = (side - canvas.width) / 2;
     canvas.top = (side - canvas.height) / 2;
     canvas.canvas_width = canvas.canvas_height = side;
+    return canvas;
+}
+
+static fvlm_status pad(fvlm_pool *pool, const fvlm_image *image, size_t size, fvlm_tiles *tiles, fvlm_error *error)
+{
+    fvlm_canvas canvas = pad_canvas(bare_canvas(image));
     fvlm_resize_window window = {size, size, 0, 0, size, size};
     fvlm_status status = create_tiles(tiles, size, 1, error);
     return status != FVLM_OK ? status : fvlm_resize(pool, &canvas, &window, tiles->pixels, size * 3, error);
 }
 
-static fvlm_status crop(fvlm_pool *pool, const fvlm_image *image, size_t size, fvlm_tiles *tiles, fvlm_error *error)
+/* The middle of the resized picture. */
+static fvlm_resize_window crop_window(size_t width, size_t height, size_t size)
 {
-    fvlm_canvas canvas = bare_canvas(image);
-    bool tall = canvas.width <= canvas.height;
-    size_t shorter = tall ? canvas.width : canvas.height, longer = tall ? canvas.height : canvas.width;
+    bool tall = width <= height;
+    size_t shorter = tall ? width : height, longer = tall ? height : width;
     size_t stretched = (size_t)((double)(size * longer) / (double)shorter);
     fvlm_resize_window window = {size, size, 0, 0, size, size};
     if (tall) {
@@ -68,8 +74,29 @@ static fvlm_status crop(fvlm_pool *pool, const fvlm_image *image, size_t size, f
         window.full_width = stretched;
         window.left = (stretched - size) / 2;
     }
+    return window;
+}
+
+static fvlm_status crop(fvlm_pool *pool, const fvlm_image *image, size_t size, fvlm_tiles *tiles, fvlm_error *error)
+{
+    fvlm_canvas canvas = bare_canvas(image);
+    fvlm_resize_window window = crop_window(canvas.width, canvas.height, size);
     fvlm_status status = create_tiles(tiles, size, 1, error);
     return status != FVLM_OK ? status : fvlm_resize(pool, &canvas, &window, tiles->pixels, size * 3, error);
+}
+
+fvlm_framing fvlm_preprocess_framing(fvlm_image_mode mode, size_t width, size_t height, size_t size)
+{
+    if (mode == FVLM_IMAGE_CROP) {
+        fvlm_resize_window window = crop_window(width, height, size);
+        double side = (double)size;
+        return (fvlm_framing){{(double)window.full_width / side, (double)window.full_height / side},
+                              {-(double)window.left / side, -(double)window.top / side}};
+    }
+    fvlm_canvas canvas = pad_canvas((fvlm_canvas){.width = width, .height = height});
+    double side = (double)canvas.canvas_width;
+    return (fvlm_framing){{(double)width / side, (double)height / side},
+                          {(double)canvas.left / side, (double)canvas.top / side}};
 }
 
 /* The resolution that keeps most of the picture's pixels, then wastes least of its own. */

@@ -32,4 +32,12 @@ fvlm_status fvlm_preprocess(fvlm_pool *pool, const fvlm_image *image, const fvlm
                             fvlm_tiles *tiles, fvlm_error *error);
 void fvlm_tiles_free(fvlm_tiles *tiles);
 
+/* Where a picture is in the one tile that pad and crop make of it: what is at `part` of its width or height is at
+ * scale * part + offset of the tile's. Index 0 is across, 1 down. */
+typedef struct fvlm_framing {
+    double scale[2], offset[2];
+} fvlm_framing;
+/* For a picture of width x height pixels and tiles of size x size. `mode` is not anyres. */
+fvlm_framing fvlm_preprocess_framing(fvlm_image_mode mode, size_t width, size_t height, size_t size);
+
 #endif

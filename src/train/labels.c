@@ -85,7 +85,11 @@ fvlm_status fvlm_label_set_read(const fvlm_dataset *dataset, fvlm_label_set *set
         json_decref(sample);
     }
     if (!status && json_object_size(labels) + json_object_size(marks) == 0)
-        status = fvlm_fail(error, FVLM_ERROR_FORMAT, "no sample of the data has \"labels\" or \"marks\"");
+        status =
+            fvlm_fail(error, FVLM_ERROR_FORMAT,
+                      "no sample of the data has \"labels\" or \"marks\" with classes, which are whole numbers from "
+                      "0 to %d",
+                      MAX_CLASSES - 1);
     if (!status)
         status = fill_names(&set->labels, labels, error);
     if (!status)
@@ -121,40 +125,49 @@ static fvlm_status read_classes(const fvlm_class_names *names, const json_t *obj
     return FVLM_OK;
 }
 
-/* The cell of a mark's place. */
-static fvlm_status find_cell(const json_t *mark, size_t grid, size_t *cell, fvlm_error *error)
+/* The cell of a mark's place; grid * grid where the tower does not get it. */
+static fvlm_status find_cell(const json_t *mark, const fvlm_framing *framing, size_t grid, size_t *cell,
+                             fvlm_error *error)
 {
     size_t at[2];
+    bool inside = true;
     const json_t *place = json_object_get(mark, "at");
     for (size_t i = 0; i < 2; i++) {
         const json_t *value = json_array_get(place, i);
         double part = json_number_value(value);
         if (!json_is_number(value) || !(part >= 0 && part < 1))
             return fvlm_fail(error, FVLM_ERROR_FORMAT, "a mark's \"at\" is not [x, y], both from 0 to below 1");
-        at[i] = (size_t)(part * (double)grid);
+        part = framing->scale[i] * part + framing->offset[i];
+        inside = inside && part >= 0 && part < 1;
+        at[i] = inside ? (size_t)(part * (double)grid) : 0;
     }
-    *cell = at[1] * grid + at[0];
+    *cell = inside ? at[1] * grid + at[0] : grid * grid;
     return FVLM_OK;
 }
 
-fvlm_status fvlm_classes_read(const fvlm_label_set *set, const json_t *sample, size_t grid, fvlm_classes *classes,
-                              fvlm_error *error)
+fvlm_status fvlm_classes_read(const fvlm_label_set *set, const json_t *sample, const fvlm_framing *framing, size_t grid,
+                              fvlm_classes *classes, fvlm_error *error)
 {
     const json_t *labels = json_object_get(sample, "labels"), *marks = json_object_get(sample, "marks"), *mark;
+    size_t numbers = grid * grid * set->marks.count;
     *classes = (fvlm_classes){0};
+    if ((labels && !json_is_object(labels)) || (marks && !json_is_array(marks)))
+        return fvlm_fail(error, FVLM_ERROR_FORMAT, "its \"labels\" are no object, or its \"marks\" no list");
     if (json_object_size(labels) + json_array_size(marks) == 0)
         return fvlm_fail(error, FVLM_ERROR_FORMAT, "it has no \"labels\" and no \"marks\"");
     classes->labels = fvlm_calloc(set->labels.count + 1, sizeof *classes->labels);
-    classes->cells = fvlm_calloc(grid * grid * set->marks.count + 1, sizeof *classes->cells);
+    classes->cells = fvlm_calloc(numbers + 1, sizeof *classes->cells);
     fvlm_status status = classes->labels && classes->cells ? FVLM_OK : fvlm_fail_memory(error);
+    for (size_t k = 0; k < numbers && !marks && !status; k++)
+        classes->cells[k] = -1;
     if (!status)
         status = read_classes(&set->labels, labels, classes->labels, error);
     size_t i, cell = 0;
     json_array_foreach(marks, i, mark)
     {
         if (!status)
-            status = find_cell(mark, grid, &cell, error);
-        if (!status)
+            status = find_cell(mark, framing, grid, &cell, error);
+        if (!status && cell < grid * grid)
             status = read_classes(&set->marks, mark, classes->cells + cell * set->marks.count, error);
     }
     if (status)

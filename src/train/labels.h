@@ -4,13 +4,15 @@
  *
  * Each name is a question with numbered answers. A label is of a whole picture; a picture without labels knows none.
  * A mark is of the place `at`, in units of the picture's sides from its top left corner; places are the cells of a
- * grid. A cell without a mark has class 0 of each name, "nothing", and what a mark does not name is not known there.
- * A tower learns all of it through linear classifiers, which are thrown away afterwards.
+ * grid on what the tower gets of the picture, and a mark that is cut off there is left out. A cell without a mark has
+ * class 0 of each name, "nothing", and what a mark does not name is not known there; of a picture without the list
+ * nothing is known. A tower learns all of it through linear classifiers, which are thrown away afterwards.
  */
 #ifndef FVLM_TRAIN_LABELS_H
 #define FVLM_TRAIN_LABELS_H
 
 #include "base/pool.h"
+#include "image/preprocess.h"
 #include "train/sample_files.h"
 
 /* Of a token's side: cells have 16 pixels, as the places of the tower's middle stage. */
@@ -43,9 +45,10 @@ static inline size_t fvlm_class_outputs(const fvlm_class_names *names)
     return names->count ? names->first[names->count] : 0;
 }
 
-/* *classes belongs to the caller, who clears it; on failure it is empty. */
-fvlm_status fvlm_classes_read(const fvlm_label_set *set, const json_t *sample, size_t grid, fvlm_classes *classes,
-                              fvlm_error *error);
+/* `framing`: where the picture is in what the tower gets, which `grid` x `grid` cells are on. *classes belongs to the
+ * caller, who clears it; on failure it is empty. */
+fvlm_status fvlm_classes_read(const fvlm_label_set *set, const json_t *sample, const fvlm_framing *framing, size_t grid,
+                              fvlm_classes *classes, fvlm_error *error);
 void fvlm_classes_clear(fvlm_classes *classes);
 
 /* The summed cross-entropy of logits [outputs] against classes [names->count], and how many of those are known. The

@@ -171,8 +171,11 @@ static fvlm_status add_classes(struct maker *maker)
         return fvlm_fail(maker->error, FVLM_ERROR_UNSUPPORTED,
                          "this model cuts pictures into tiles, of which labels know nothing");
     sample->supervised += set->labels.count + set->marks.count;
-    return fvlm_classes_read(set, maker->conversation->source, FVLM_CELLS_PER_TOKEN * fvlm_engine_side(maker->engine),
-                             &sample->classes, maker->error);
+    const fvlm_tiles *tiles = &sample->pictures->tiles;
+    fvlm_framing framing =
+        fvlm_preprocess_framing(maker->engine->config.image_mode, tiles->width, tiles->height, tiles->size);
+    return fvlm_classes_read(set, maker->conversation->source, &framing,
+                             FVLM_CELLS_PER_TOKEN * fvlm_engine_side(maker->engine), &sample->classes, maker->error);
 }
 
 fvlm_status fvlm_sample_make(const fvlm_engine *engine, fvlm_pool *pool, const fvlm_conversation *conversation,

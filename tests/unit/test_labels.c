@@ -82,19 +82,79 @@ static void test_squares_of_cells(void **state)
         }
 }
 
-static fvlm_classes read_classes(const char *text, const char *wrong)
+static const fvlm_framing whole = {{1, 1}, {0, 0}};
+
+static fvlm_classes read_framed(const char *text, const fvlm_framing *framing, const char *wrong)
 {
-    const fvlm_label_set set = {.marks = marks};
+    const fvlm_label_set set = {.labels = marks, .marks = marks};
     fvlm_classes classes;
     fvlm_error error = {0};
     json_t *sample = json_loads(text, 0, NULL);
     assert_non_null(sample);
-    fvlm_status status = fvlm_classes_read(&set, sample, GRID, &classes, &error);
+    fvlm_status status = fvlm_classes_read(&set, sample, framing, GRID, &classes, &error);
     json_decref(sample);
     assert_int_equal(status, wrong ? FVLM_ERROR_FORMAT : FVLM_OK);
     if (wrong)
         assert_non_null(strstr(error.message, wrong));
     return classes;
+}
+
+static fvlm_classes read_classes(const char *text, const char *wrong)
+{
+    return read_framed(text, &whole, wrong);
+}
+
+/* What is marked in a picture that is no square is where the tower sees it. */
+static void test_marks_move_with_the_picture(void **state)
+{
+    (void)state;
+    enum { LONG = 96, SHORT = 48, SIDE = 64, DOT = 6 };
+    static const fvlm_image_mode modes[] = {FVLM_IMAGE_PAD, FVLM_IMAGE_CROP};
+    fvlm_pool *pool;
+    assert_int_equal(fvlm_pool_create(1, &pool, NULL), FVLM_OK);
+    for (int i = 0; i < 4; i++) {
+        static uint8_t rgb[LONG * SHORT * 3];
+        size_t width = i < 2 ? LONG : SHORT, height = i < 2 ? SHORT : LONG, left = width / 2, top = height / 2;
+        left += i < 2 ? 12 : 5;
+        top += i < 2 ? 5 : 12;
+        memset(rgb, 0, sizeof rgb);
+        for (size_t y = top; y < top + DOT; y++)
+            memset(rgb + (y * width + left) * 3, 255, (size_t)DOT * 3);
+        fvlm_image *image;
+        fvlm_tiles tiles;
+        assert_int_equal(fvlm_image_from_rgb(rgb, width, height, &image, NULL), FVLM_OK);
+        fvlm_preprocessing preprocessing = {.mode = modes[i % 2], .size = SIDE};
+        assert_int_equal(fvlm_preprocess(pool, image, &preprocessing, &tiles, NULL), FVLM_OK);
+        double sums[3] = {0};
+        for (size_t y = 0; y < SIDE; y++)
+            for (size_t x = 0; x < SIDE; x++) {
+                double light = tiles.pixels[(y * SIDE + x) * 3];
+                sums[0] += light * ((double)x + 0.5) / SIDE;
+                sums[1] += light * ((double)y + 0.5) / SIDE;
+                sums[2] += light;
+            }
+        fvlm_framing framing = fvlm_preprocess_framing(modes[i % 2], width, height, SIDE);
+        const double part[2] = {(double)(left + DOT / 2) / (double)width, (double)(top + DOT / 2) / (double)height};
+        for (int k = 0; k < 2; k++)
+            assert_float_equal(framing.scale[k] * part[k] + framing.offset[k], sums[k] / sums[2], 0.01);
+        fvlm_tiles_free(&tiles);
+        fvlm_image_free(&image);
+    }
+    fvlm_pool_destroy(&pool);
+
+    const fvlm_framing square = fvlm_preprocess_framing(FVLM_IMAGE_PAD, 300, 300, SIDE);
+    assert_memory_equal(&square, &whole, sizeof whole);
+    const fvlm_framing padded = fvlm_preprocess_framing(FVLM_IMAGE_PAD, LONG, SHORT, SIDE);
+    fvlm_classes classes = read_framed("{\"marks\": [{\"at\": [0, 0], \"thing\": 3}]}", &padded, NULL);
+    for (int cell = 0; cell < GRID * GRID; cell++)
+        assert_int_equal(classes.cells[cell * NAMES + 1], cell == GRID ? 3 : 0);
+    fvlm_classes_clear(&classes);
+    const fvlm_framing cut = fvlm_preprocess_framing(FVLM_IMAGE_CROP, LONG, SHORT, SIDE);
+    classes =
+        read_framed("{\"marks\": [{\"at\": [0.1, 0.5], \"thing\": 3}, {\"at\": [0.3, 0], \"thing\": 2}]}", &cut, NULL);
+    for (int cell = 0; cell < GRID * GRID; cell++)
+        assert_int_equal(classes.cells[cell * NAMES + 1], cell == 0 ? 2 : 0);
+    fvlm_classes_clear(&classes);
 }
 
 static void test_reading(void **state)
@@ -106,13 +166,19 @@ static void test_reading(void **state)
         assert_int_equal(classes.cells[cell * NAMES + 1], cell == 14 ? 3 : 0);
     }
     fvlm_classes_clear(&classes);
+    classes = read_classes("{\"labels\": {\"thing\": 1}}", NULL); /* of its places it says nothing */
+    for (int k = 0; k < GRID * GRID * NAMES; k++)
+        assert_int_equal(classes.cells[k], -1);
+    fvlm_classes_clear(&classes);
     read_classes("{\"marks\": [{\"at\": [0.5, 1], \"thing\": 3}]}", "\"at\"");
     read_classes("{\"marks\": [{\"at\": [0.5], \"thing\": 3}]}", "\"at\"");
     read_classes("{\"marks\": [{\"thing\": 3}]}", "\"at\"");
     read_classes("{\"marks\": [7]}", "\"at\"");
     read_classes("{\"marks\": [{\"at\": [0, 0], \"thing\": 5}]}", "'thing' is 5");
     read_classes("{\"marks\": [{\"at\": [0, 0], \"thing\": -1}]}", "'thing'");
-    read_classes("{\"marks\": {}}", "no \"labels\"");
+    read_classes("{\"marks\": {\"at\": [0, 0], \"thing\": 1}, \"labels\": {\"thing\": 1}}", "no list");
+    read_classes("{\"marks\": [{\"at\": [0, 0], \"thing\": 1}], \"labels\": [1]}", "no object");
+    read_classes("{\"marks\": [], \"labels\": {}}", "no \"labels\"");
     read_classes("{}", "no \"labels\"");
 }
 
@@ -204,9 +270,8 @@ static void test_gradients_of_a_network(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_marks_weigh_as_much_as_nothing),
-        cmocka_unit_test(test_squares_of_cells),
-        cmocka_unit_test(test_reading),
+        cmocka_unit_test(test_marks_weigh_as_much_as_nothing), cmocka_unit_test(test_squares_of_cells),
+        cmocka_unit_test(test_marks_move_with_the_picture),    cmocka_unit_test(test_reading),
         cmocka_unit_test(test_gradients_of_a_network),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
