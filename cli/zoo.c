@@ -94,10 +94,9 @@ fvlm_status cli_model_path(const char *given, char **path, fvlm_error *error)
         return fvlm_fail(error, FVLM_ERROR_IO, "the model %s is not downloaded yet: run `fastvlm pull %s`", given,
                          given);
     } else if (!there) {
-        return fvlm_fail(
-            error, FVLM_ERROR_IO,
-            "%s is neither the folder of a checkpoint nor a GGUF file nor the name of a model (`fastvlm models`)",
-            given);
+        return fvlm_fail(error, FVLM_ERROR_IO,
+                         "'%s' is neither a folder nor a file nor the name of a model (`fastvlm models` lists them)",
+                         given);
     }
     *path = fvlm_strdup(given);
     return *path ? FVLM_OK : fvlm_fail_memory(error);

@@ -450,10 +450,14 @@ static fvlm_status check_sizes(const fvlm_coreml_options *coreml, fvlm_error *er
 {
     if (coreml->size_count > MAX_SIZES)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "more than %d input sizes", MAX_SIZES);
-    for (size_t i = 0; i < coreml->size_count; i++)
+    for (size_t i = 0; i < coreml->size_count; i++) {
         if (coreml->sizes[i] <= 0 || coreml->sizes[i] > 4096 || coreml->sizes[i] % FVLM_VISION_STRIDE != 0)
             return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "an input of %d pixels: sizes are multiples of %d up to 4096",
                              coreml->sizes[i], FVLM_VISION_STRIDE);
+        for (size_t k = 0; k < i; k++)
+            if (coreml->sizes[k] == coreml->sizes[i])
+                return fvlm_fail(error, FVLM_ERROR_ARGUMENT, "the input size %d is given twice", coreml->sizes[i]);
+    }
     return FVLM_OK;
 }
 

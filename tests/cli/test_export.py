@@ -114,6 +114,7 @@ def test_wrong_usage(fastvlm, model, arguments, words):
     (("mlx", "--bits", 4, "--group-size", 48), [2, "groups of 48"]),
     (("mlx", "--bits", 4, "--type", "f32"), [2, "fp16"]),
     (("coreml", "--size", 100), [2, "100 pixels", "64"]),
+    (("coreml", "--size", 64, "--size", 128, "--size", 64), [2, "64", "twice"]),
     (("coreml", "--type", "bf16"), [1, "bf16"]),
 ])
 def test_refused_values(fastvlm, model, tmp_path, arguments, words):
