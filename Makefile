@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 MODEL ?=
 
-.PHONY: all packages demo nano check check-all asan tsan ubsan fuzz arm64 wasm bench install format clean
+.PHONY: all packages scenes demo nano check check-all asan tsan ubsan fuzz arm64 wasm bench install format clean
 
 all: $(BUILD)/build.ninja
 	@$(NINJA) -C $(BUILD)
@@ -18,15 +18,20 @@ $(BUILD)/build.ninja:
 packages:
 	@tools/install_packages.sh build
 
+# What draws pictures, too, for which a build may have been set up before its packages were there.
+scenes:
+	@tools/install_packages.sh check
+	@$(MAKE) --no-print-directory all
+	@[ -x $(BUILD)/tools/scenes/draw_scenes ] || $(MESON) configure $(BUILD) -Dscenes=enabled
+	@$(MAKE) --no-print-directory all
+
 # The built-in model answers about a picture: docs/demo.jpg, SEED=N a new drawing, IMAGE=photo.jpg PROMPT="..." yours.
-demo: packages
+demo: $(if $(SEED),scenes,packages)
 	@$(MAKE) --no-print-directory all
 	@tools/demo.sh $(BUILD)
 
 # Train the built-in model from nothing: hours. What is done is kept in build/nano, and the next call goes on.
-nano:
-	@tools/install_packages.sh check
-	@$(MAKE) --no-print-directory all
+nano: scenes
 	@tools/nano/train.sh $(BUILD)
 
 check:

@@ -10,7 +10,7 @@ image=${IMAGE:-docs/demo.jpg}
 questions=("How many circles are there?" "What shape is the pink object?" "Describe the picture.")
 if [ -n "${SEED:-}" ]; then
     [ -x "$build/tools/scenes/draw_scenes" ] || {
-        echo "demo: SEED needs draw_scenes, which needs cairo and fonts: tools/install_packages.sh check, then make" >&2
+        echo "demo: SEED needs draw_scenes, which needs cairo and fonts: \`make scenes\` installs them and builds it" >&2
         exit 1
     }
     "$build/tools/scenes/draw_scenes" --count 1 --seed "$SEED" --camera 0 --output "$build/demo"

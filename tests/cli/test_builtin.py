@@ -29,6 +29,7 @@ def test_it_is_the_file(fastvlm, picture, tmp_path):
 
 def test_a_folder_of_that_name_comes_first_where_it_is_named(fastvlm, picture, model, tmp_path):
     shutil.copytree(model, tmp_path / "nano")
+    shutil.copytree(model, tmp_path / "builtin:nano")
     ids = {name: fastvlm("inspect", name, "--json", cwd=tmp_path).json["format"] for name in ("nano", "builtin:nano")}
     assert ids == {"nano": "checkpoint", "builtin:nano": "gguf"}
     assert answer(fastvlm, picture, cwd=tmp_path)["tokens"] == answer(fastvlm, picture, "--model", FILE)["tokens"]
@@ -98,6 +99,16 @@ def test_it_can_be_trained(fastvlm, picture, tmp_path, how):
     score = ["--data", data, "--image-folder", picture.parent, "--metric", "perplexity", "--json"]
     before, after = (fastvlm("eval", *score, *more).json["perplexity"] for more in ([], ["--model", output]))
     assert after < 0.7 * before
+
+
+def test_a_new_drawing_gets_what_draws_it(tmp_path):
+    """Even where the build was set up before cairo was there."""
+    for target in ["demo", "SEED=3"], ["nano"]:
+        run = subprocess.run(["make", "-n", *target, f"BUILD={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert "install_packages.sh check" in run.stdout and "configure" in run.stdout and "-Dscenes=enabled" in run.stdout
+    bare = {name: value for name, value in os.environ.items() if name not in ("IMAGE", "PROMPT", "MODEL")}
+    run = subprocess.run([ROOT / "tools" / "demo.sh", tmp_path], env={**bare, "SEED": "3"}, capture_output=True, text=True)
+    assert run.returncode == 1 and "make scenes" in run.stderr
 
 
 @pytest.mark.parametrize("variables, image, questions", [

@@ -27,7 +27,7 @@ train() {
     done
     if [ ! -f "$work/$1/model.safetensors" ]; then
         echo "nano: training $1 from $2"
-        "$build/fastvlm" train --model "$work/$2" "${data[@]}" --output "$work/$1" --max-steps $(($4 * part / 1000)) \
+        "$build/fastvlm" train --model "$work/$2" "${data[@]}" --output "$work/$1" --max-steps $((($4 * part + 999) / 1000)) \
             --precision bf16 --weight-decay 0.01 --save-steps 250 --save-total-limit 1 --report-to none --resume \
             "${@:5}"
     fi
