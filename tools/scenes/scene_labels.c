@@ -36,12 +36,18 @@ static void say(json_t *mark, const char *name, int value)
         json_object_set_new(mark, name, json_integer(value));
 }
 
+/* A part of a side that is below 1 with the four digits that are written, too. */
+static bool is_inside(double part)
+{
+    return part >= 0 && part < 0.99995;
+}
+
 json_t *scene_marks(const scene *s)
 {
     json_t *marks = json_array();
     for (int i = 0; i < s->mark_count; i++) {
         const scene_mark *m = &s->marks[i];
-        if (!(m->x >= 0 && m->x < 1 && m->y >= 0 && m->y < 1))
+        if (!is_inside(m->x) || !is_inside(m->y))
             continue; /* the camera lost it */
         json_t *mark = json_pack("{s[ff]}", "at", m->x, m->y);
         say(mark, "thing", m->thing);
