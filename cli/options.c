@@ -37,7 +37,8 @@ struct poptOption cli_model_table[] = {
      "rounds, else fp32",
      "NAME"},
     {"cpu-mask", '\0', POPT_ARG_STRING, &cli_model.cpu_mask, 0,
-     "Highest instruction set to use: none, avx2, avx512, avx512-vnni, avx512-bf16, amx, neon, dotprod, i8mm or all",
+     "Highest instruction set to use: none, avx2, avx512, avx512-vnni, avx512-bf16, amx, neon, dotprod, i8mm, bf16 or "
+     "all",
      "LEVEL"},
     POPT_TABLEEND};
 

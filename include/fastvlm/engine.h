@@ -69,8 +69,8 @@ FVLM_API void fvlm_engine_describe(const fvlm_engine *engine, fvlm_engine_info *
 FVLM_API const fvlm_tokenizer *fvlm_engine_tokenizer(const fvlm_engine *engine);
 
 /* Hide instruction sets from every kernel (tests, comparisons): "none" (plain C), "avx2", "avx512",
- * "avx512-vnni", "avx512-bf16", "amx", "neon", "dotprod", "i8mm", "simd128" or "all". Call before the first engine is
- * opened; the variable FVLM_CPU_MASK does the same. */
+ * "avx512-vnni", "avx512-bf16", "amx", "neon", "dotprod", "i8mm", "bf16" (arm64), "simd128" or "all". Call before
+ * the first engine is opened; the variable FVLM_CPU_MASK does the same. */
 FVLM_API fvlm_status fvlm_cpu_mask(const char *level, fvlm_error *error);
 
 /* "0.1.0" */

@@ -42,7 +42,8 @@ static const struct {
     {"amx", FVLM_CPU_AVX2 | FVLM_CPU_AVX512 | FVLM_CPU_AVX512_VNNI | FVLM_CPU_AVX512_BF16 | FVLM_CPU_AMX},
     {"neon", FVLM_CPU_NEON},
     {"dotprod", FVLM_CPU_NEON | FVLM_CPU_DOTPROD},
-    {"i8mm", FVLM_CPU_NEON | FVLM_CPU_DOTPROD | FVLM_CPU_I8MM | FVLM_CPU_ARM_BF16},
+    {"i8mm", FVLM_CPU_NEON | FVLM_CPU_DOTPROD | FVLM_CPU_I8MM},
+    {"bf16", FVLM_CPU_NEON | FVLM_CPU_DOTPROD | FVLM_CPU_I8MM | FVLM_CPU_ARM_BF16},
     {"simd128", FVLM_CPU_WASM_SIMD},
     {"all", ALL_FLAGS},
 };
@@ -130,7 +131,7 @@ fvlm_status fvlm_cpu_set_level(const char *level, fvlm_error *error)
     if (found < 0)
         return fvlm_fail(error, FVLM_ERROR_ARGUMENT,
                          "unknown instruction set level '%s': use none, avx2, avx512, avx512-vnni, avx512-bf16, amx, "
-                         "neon, dotprod, i8mm, simd128 or all",
+                         "neon, dotprod, i8mm, bf16, simd128 or all",
                          level);
     atomic_store_explicit(&cached_flags, (detect() & levels[found].allowed) | DETECTED, memory_order_relaxed);
     return FVLM_OK;

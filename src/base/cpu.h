@@ -16,7 +16,7 @@ enum {
     FVLM_CPU_NEON = 1 << 8,
     FVLM_CPU_DOTPROD = 1 << 9,
     FVLM_CPU_I8MM = 1 << 10,
-    FVLM_CPU_ARM_BF16 = 1 << 11,
+    FVLM_CPU_ARM_BF16 = 1 << 11, /* products of bf16 */
     FVLM_CPU_WASM_SIMD = 1 << 16
 };
 

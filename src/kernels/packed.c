@@ -42,6 +42,8 @@ const fvlm_packed_kernels *fvlm_packed_kernels_select(void)
     if (flags & FVLM_CPU_AVX2)
         return &fvlm_packed_kernels_avx2;
 #elif defined(__aarch64__)
+    if (flags & FVLM_CPU_ARM_BF16)
+        return &fvlm_packed_kernels_neonbf16;
     if (flags & FVLM_CPU_NEON)
         return &fvlm_packed_kernels_neon;
 #endif

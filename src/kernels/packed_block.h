@@ -88,8 +88,8 @@ typedef struct fvlm_packed_kernels {
 } fvlm_packed_kernels;
 
 extern const fvlm_packed_kernels fvlm_packed_kernels_reference, fvlm_packed_kernels_avx2, fvlm_packed_kernels_avx512,
-    fvlm_packed_kernels_avx512vnni, fvlm_packed_kernels_avx512bf16, fvlm_packed_kernels_amx,
-    fvlm_packed_kernels_neon; /* those of this build's architecture exist */
+    fvlm_packed_kernels_avx512vnni, fvlm_packed_kernels_avx512bf16, fvlm_packed_kernels_amx, fvlm_packed_kernels_neon,
+    fvlm_packed_kernels_neonbf16; /* those of this build's architecture exist */
 
 /* The best of the instruction sets that fvlm_cpu_flags allows. */
 const fvlm_packed_kernels *fvlm_packed_kernels_select(void);

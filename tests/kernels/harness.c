@@ -19,8 +19,8 @@
 #define MAX_POOLS 8
 
 /* In ascending order; those whose flags this machine does not have are left out. */
-static const char *const level_names[] = {"none", "avx2", "avx512",  "avx512-vnni", "avx512-bf16",
-                                          "amx",  "neon", "dotprod", "i8mm",        "simd128"};
+static const char *const level_names[] = {"none", "avx2",    "avx512", "avx512-vnni", "avx512-bf16", "amx",
+                                          "neon", "dotprod", "i8mm",   "bf16",        "simd128"};
 
 struct buffer {
     uint8_t *map; /* [slack and data, or data and slack] then or before one page without access */

@@ -17,7 +17,7 @@
 #include "kernels/vector/vector.h"
 
 /* One instruction multiplies bf16. */
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 enum { DOT_BF16 = true };
 #else
 enum { DOT_BF16 = false };
@@ -294,6 +294,16 @@ FVLM_INLINE vd vd_pair_bf16(vf first, vf second)
     uint32x4_t high = vaddq_u32(vreinterpretq_u32_f32(second), half);
     return vreinterpretq_s32_u32(vsriq_n_u32(high, low, 16));
 }
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+/* Products are exact; their sum and then that with `sum` are rounded to odd, and numbers below 2^-126 are 0. */
+FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b) { return vbfdotq_f32(sum, vreinterpretq_bf16_s32(a), vreinterpretq_bf16_s32(b)); }
+/* The same for 2 rows by 2 columns, each two units deep; the first are added first, to the bits that vd_dot_bf16 gives. */
+FVLM_INLINE vf vd_dot_pairs_bf16(vf sums, vd rows, vd columns)
+{
+    return vbfmmlaq_f32(sums, vreinterpretq_bf16_s32(rows), vreinterpretq_bf16_s32(columns));
+}
+FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a) { vst1_u16(p, vreinterpret_u16_bf16(vcvt_bf16_f32(a))); }
+#else
 FVLM_INLINE vf vd_dot_bf16(vf sum, vd a, vd b)
 {
     return vf_fma(vd_second_bf16(a), vd_second_bf16(b), vf_fma(vd_first_bf16(a), vd_first_bf16(b), sum));
@@ -305,6 +315,7 @@ FVLM_INLINE void vf_store_bf16(uint16_t *p, vf a)
     rounded = vbslq_u32(vceqq_f32(a, a), rounded, vorrq_u32(bits, vdupq_n_u32(0x400000)));
     vst1_u16(p, vshrn_n_u32(rounded, 16));
 }
+#endif
 FVLM_INLINE vd vd_dot_u8s8(vd sum, vd a, vd b)
 {
     int8x16_t x = vreinterpretq_s8_s32(a), w = vreinterpretq_s8_s32(b);

@@ -15,8 +15,13 @@ enum { PANEL = FVLM_PACKED_PANEL, UNIT_BYTES = FVLM_PACKED_UNIT, VECTORS = 2, WI
 enum { ROWS = TILES_ROWS, DOT_PLACES = 128 };
 #else
 enum { DOT_PLACES = 32 };
-/* Rows of a tile: 2 sums each, beside 2 vectors of weights and 1 of activations. */
+/* Rows of a tile: 2 sums each, beside 2 vectors of weights and 1 of activations; or 4 of weights, two units deep. */
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define DOT_PAIRS 1
+enum { ROWS = 10 };
+#else
 enum { ROWS = VF_REGISTERS == 32 ? 14 : 6 };
+#endif
 #endif
 
 #if defined(DOT_TILES)
@@ -121,10 +126,84 @@ FVLM_INLINE void dot_rows(fvlm_packed_type type, size_t rows, const uint8_t *x, 
     }
 }
 
+#if defined(DOT_PAIRS)
+
+/* A unit, or two, of each of two rows. */
+FVLM_INLINE vd load_pair(bool two, const uint8_t *upper, const uint8_t *lower)
+{
+    uint64_t units[2] = {0};
+    memcpy(&units[0], upper, two ? 2 * UNIT_BYTES : UNIT_BYTES);
+    memcpy(&units[1], lower, two ? 2 * UNIT_BYTES : UNIT_BYTES);
+    return vreinterpretq_s32_u64(vcombine_u64(vcreate_u64(units[0]), vcreate_u64(units[1])));
+}
+
+/* One unit of weights, or two, with as many of each row. Sums are [pairs of rows][pairs of columns], 2 x 2 each. */
+FVLM_INLINE void multiply_pairs(bool two, size_t rows, const uint8_t *x, size_t stride, const uint8_t *w,
+                                vf sums[ROWS / 2][2 * VECTORS])
+{
+    vd columns[2 * VECTORS];
+    FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++) {
+        const uint8_t *units = w + v * VF_LANES * UNIT_BYTES;
+        vd first = vd_load(units), second = two ? vd_load(units + PANEL * UNIT_BYTES) : vd_zero();
+        columns[2 * v] = vzip1q_s32(first, second);
+        columns[2 * v + 1] = vzip2q_s32(first, second);
+    }
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i += 2) {
+        const uint8_t *upper = x + i * stride;
+        vd pair = load_pair(two, upper, i + 1 < rows ? upper + stride : upper);
+        FVLM_UNROLL
+        for (int c = 0; c < 2 * VECTORS; c++)
+            sums[i / 2][c] = vd_dot_pairs_bf16(sums[i / 2][c], pair, columns[c]);
+    }
+}
+
+/* dot_rows for bf16; behind an odd number of rows the last one is its own neighbour. */
+FVLM_INLINE void dot_row_pairs(size_t rows, const uint8_t *x, size_t stride, const uint8_t *w, size_t inputs,
+                               float *raw)
+{
+    vf sums[ROWS / 2][2 * VECTORS];
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i += 2)
+        FVLM_UNROLL
+    for (int c = 0; c < 2 * VECTORS; c++)
+        sums[i / 2][c] = vf_zero();
+    size_t units = (inputs + 1) / 2, k = 0;
+    for (; k + 2 <= units; k += 2, x += 2 * UNIT_BYTES, w += 2 * PANEL * UNIT_BYTES)
+        multiply_pairs(true, rows, x, stride, w, sums);
+    if (k < units)
+        multiply_pairs(false, rows, x, stride, w, sums);
+    FVLM_UNROLL
+    for (size_t i = 0; i < rows; i += 2)
+        FVLM_UNROLL
+    for (int v = 0; v < VECTORS; v++) {
+        vf left = sums[i / 2][2 * v], right = sums[i / 2][2 * v + 1];
+        float *to = raw + i * WIDTH + v * VF_LANES;
+        vf_store(to, vcombine_f32(vget_low_f32(left), vget_low_f32(right)));
+        if (i + 1 < rows)
+            vf_store(to + WIDTH, vcombine_f32(vget_high_f32(left), vget_high_f32(right)));
+    }
+}
+
+#endif
+
+FVLM_INLINE void dot_any(fvlm_packed_type type, size_t rows, const uint8_t *x, size_t stride, const uint8_t *w,
+                         size_t inputs, void *raw)
+{
+#if defined(DOT_PAIRS)
+    if (type == FVLM_PACKED_BF16) {
+        dot_row_pairs(rows, x, stride, w, inputs, raw);
+        return;
+    }
+#endif
+    dot_rows(type, rows, x, stride, w, inputs, raw);
+}
+
 /* One body for each number of rows, so that the sums are registers. */
 #define DOT_CASE(n)                                                                                                    \
     case n:                                                                                                            \
-        dot_rows(type, n, x, stride, w, inputs, raw);                                                                  \
+        dot_any(type, n, x, stride, w, inputs, raw);                                                                   \
         break;
 
 /* The same for any number of rows up to ROWS. */
@@ -143,6 +222,8 @@ FVLM_INLINE void dot(fvlm_packed_type type, size_t rows, const uint8_t *x, size_
         DOT_CASE(8)
         DOT_CASE(9)
         DOT_CASE(10)
+#endif
+#if VF_REGISTERS == 32 && !defined(DOT_PAIRS)
         DOT_CASE(11)
         DOT_CASE(12)
         DOT_CASE(13)
