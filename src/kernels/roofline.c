@@ -11,7 +11,7 @@
 #include "kernels/roofline_body.h"
 
 enum { ROUNDS = 8 };                   /* measured rounds, of which the best counts */
-#define OPERATIONS ((size_t)1 << 20)   /* calls of a thread in a round: some 20 ms */
+#define OPERATIONS ((size_t)1 << 20)   /* calls of a thread in a round: some 20 to 40 ms */
 #define READ_LEAST ((size_t)128 << 20) /* bytes that a thread reads; more where the caches need it */
 
 /* Plain C, of which compilers make what every processor of the architecture has. */
@@ -64,6 +64,10 @@ static const fvlm_roofline_dot_kernels *select_dot_kernels(void)
 {
     unsigned flags = fvlm_cpu_flags();
     (void)flags;
+#if defined(FVLM_AMX)
+    if (flags & FVLM_CPU_AMX)
+        return &fvlm_roofline_dot_kernels_amx;
+#endif
 #if defined(__x86_64__)
     if (flags & FVLM_CPU_AVX512_BF16 && flags & FVLM_CPU_AVX512_VNNI)
         return &fvlm_roofline_dot_kernels_avx512bf16;

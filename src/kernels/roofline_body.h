@@ -23,6 +23,6 @@ typedef struct fvlm_roofline_dot_kernels {
 /* Those of this build's architecture exist. */
 extern const fvlm_roofline_kernels fvlm_roofline_kernels_avx2, fvlm_roofline_kernels_avx512, fvlm_roofline_kernels_neon;
 extern const fvlm_roofline_dot_kernels fvlm_roofline_dot_kernels_avx2, fvlm_roofline_dot_kernels_avx512vnni,
-    fvlm_roofline_dot_kernels_avx512bf16;
+    fvlm_roofline_dot_kernels_avx512bf16, fvlm_roofline_dot_kernels_amx;
 
 #endif
