@@ -2,6 +2,8 @@
 
 import statistics
 
+import work
+
 DECODING = "decode"
 BEGIN, END = "<!-- table: written by bench/peers/table.py -->", "<!-- end of table -->"
 
@@ -17,6 +19,15 @@ def amount(name, milliseconds):
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
 
 
+def parameters(title, peers):
+    """Rows as those of rows: how large our encoder is beside each peer's."""
+    ours = work.Tower(1024).parameters
+    for label, peer in peers.items():
+        theirs = peer["vision_parameters"]
+        amounts = [f"{count / 1e6:.0f} million" for count in (ours, theirs)]
+        yield f"{title}, parameters", "FastViTHD", amounts[0], label.split(",")[0], amounts[1], f"{ours / theirs:.2f} x as many"
+
+
 def rows(results):
     """(case's title, our label, our amount, peer's label, its amount, ratio of the times as text)."""
     for name, case in results["cases"].items():
@@ -24,6 +35,8 @@ def rows(results):
             continue  # pictures of their own
         ours = {label: side for label, side in case["sides"].items() if side["ours"]}
         peers = {label: side for label, side in case["sides"].items() if not side["ours"]}
+        if name == "encoder":
+            yield from parameters(case["title"], peers)
         for label, side in ours.items():
             for peer_label, peer in (peers or {"": None}).items():
                 if peer is None:
